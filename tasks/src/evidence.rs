@@ -1,0 +1,107 @@
+//! What a pull request shows for itself: what was tested, where, and with which result.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    repo::{CommitSha, TreeSha},
+    task::AgentName,
+};
+
+/// How one check of the repository ended. The verdict comes from the exit of the command, never from its output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CheckOutcome {
+    /// Exit code 0.
+    Passed,
+    /// Another exit code.
+    Failed {
+        /// The exit code.
+        exit_code: i32,
+    },
+    /// Ended by a signal that Onramp did not send.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Ran longer than its limit and was ended.
+    TimedOut {
+        /// The limit, in seconds.
+        limit_s: u64,
+    },
+}
+
+/// One check, run in the verification sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckResult {
+    /// Its name in `.onramp.toml`.
+    pub name: String,
+    /// The command line, run by `sh -c`.
+    pub command: String,
+    /// False: a failure is shown but does not hold the pull request back.
+    pub required: bool,
+    /// How it ended.
+    pub outcome: CheckOutcome,
+    /// Wall time, in milliseconds.
+    pub duration_ms: u64,
+    /// The end of its output, both streams in order of arrival, without terminal control codes.
+    pub output_tail: String,
+}
+
+impl CheckResult {
+    /// Whether the command ended with exit code 0.
+    pub fn passed(&self) -> bool {
+        self.outcome == CheckOutcome::Passed
+    }
+
+    /// Whether this result holds the pull request back.
+    pub fn blocks(&self) -> bool {
+        self.required && !self.passed()
+    }
+}
+
+/// Tokens as the agent reported them. `None`: the agent did not say, which is not zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenUsage {
+    /// Tokens read by the model, cached ones included.
+    pub input: Option<u64>,
+    /// Tokens written by the model.
+    pub output: Option<u64>,
+    /// Cost in millionths of a US dollar, as the agent reported it.
+    pub cost_microusd: Option<u64>,
+}
+
+/// The record of one attempt that reached verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// The commit that the change started from.
+    pub base: CommitSha,
+    /// The tree that policy judged, that the checks ran on, and that was committed.
+    pub tree: TreeSha,
+    /// SHA-256 of the canonical patch (sorted entries: path, mode, bytes), in hexadecimal.
+    pub patch_sha256: String,
+    /// Changed files.
+    pub n_files: u64,
+    /// Added lines.
+    pub n_added: u64,
+    /// Removed lines.
+    pub n_removed: u64,
+    /// Results of the checks, in the order of the configuration.
+    pub checks: Vec<CheckResult>,
+    /// Where the configuration of the checks came from: `.onramp.toml` of the base branch, or what was detected.
+    pub checks_from: String,
+    /// The agent.
+    pub agent: AgentName,
+    /// How many rounds (agent, then checks) it took.
+    pub rounds: u32,
+    /// What the agent said of its tokens, all rounds together.
+    pub usage: TokenUsage,
+    /// The kind of sandbox: `docker` or `namespace`.
+    pub sandbox: String,
+    /// The environment in it: image name and digest, or `host tools`.
+    pub environment: String,
+    /// Hosts that the sandbox asked for and did not get, each once, sorted.
+    pub blocked_hosts: Vec<String>,
+    /// Wall time of the attempt until verification ended, in milliseconds.
+    pub duration_ms: u64,
+}

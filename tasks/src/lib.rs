@@ -1,0 +1,21 @@
+//! What flows through Onramp: the vocabulary that every room shares.
+//!
+//! This crate does no I/O, knows no async runtime and reads no clock: `now` is always passed in. The door
+//! ([`queue::Intake`]) and the hands ([`queue::WorkQueue`]) meet only in these types, so neither ever sees the other.
+
+pub mod evidence;
+pub mod failure;
+pub mod queue;
+pub mod repo;
+pub mod state;
+pub mod task;
+
+/// A point in wall time, UTC. For display, ordering and leases; whoever calls passes it in.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;
+
+pub use evidence::{CheckOutcome, CheckResult, Evidence, TokenUsage};
+pub use failure::{Code, Failure, FailureKind, RetryPolicy};
+pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
+pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
+pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
+pub use task::{Actor, AgentName, DedupeKey, Deliver, GpuRequest, Instruction, Resources, Source, Task, TaskId, TaskRequest};

@@ -1,0 +1,185 @@
+//! The two sides of the queue: the door puts in ([`Intake`]), the hands take out ([`WorkQueue`]).
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Timestamp,
+    evidence::Evidence,
+    failure::Failure,
+    repo::{RepoName, string_newtype},
+    state::{Outcome, Stage},
+    task::{Actor, DedupeKey, Task, TaskId, TaskRequest},
+};
+
+string_newtype!(
+    /// The name of a worker, unique among the workers of one queue.
+    WorkerName,
+    "a worker name (letters, digits, dots, hyphens and underscores)",
+    |value| !value.is_empty()
+        && value.len() <= 100
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+);
+
+/// The right to work on a task. Every write of a worker carries it; one that is not the task's current lease is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lease {
+    /// The task.
+    pub task: TaskId,
+    /// Who holds it.
+    pub worker: WorkerName,
+    /// The fencing token.
+    pub attempt: u32,
+    /// When it ends unless it is renewed.
+    pub expires_at: Timestamp,
+}
+
+/// The last word of a worker about one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Report {
+    /// It ended with a verdict.
+    Finished {
+        /// Which.
+        outcome: Outcome,
+        /// What was verified, where the attempt got that far.
+        evidence: Option<Box<Evidence>>,
+    },
+    /// It failed.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// The results of the checks, where the attempt got that far.
+        evidence: Option<Box<Evidence>>,
+    },
+    /// The worker gives it back unharmed, for another one.
+    Released,
+}
+
+/// What the forge told about the outside world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// A pull request was merged.
+    PullRequestMerged {
+        /// Where.
+        repo: RepoName,
+        /// Which.
+        number: u64,
+    },
+    /// A pull request was closed without merging.
+    PullRequestClosed {
+        /// Where.
+        repo: RepoName,
+        /// Which.
+        number: u64,
+    },
+    /// A closed pull request was opened again.
+    PullRequestReopened {
+        /// Where.
+        repo: RepoName,
+        /// Which.
+        number: u64,
+    },
+    /// The label was taken off, or the issue closed: whatever is unfinished for it stops.
+    IssueWithdrawn {
+        /// Where.
+        repo: RepoName,
+        /// Which issue.
+        issue: u64,
+        /// Who did it.
+        by: Actor,
+    },
+}
+
+/// The answer to a request that is now durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// A new task.
+    New(TaskId),
+    /// The dedupe key was known: the task that it made.
+    Known(TaskId),
+}
+
+impl Received {
+    /// The task, new or known.
+    pub fn id(self) -> TaskId {
+        match self {
+            Self::New(id) | Self::Known(id) => id,
+        }
+    }
+}
+
+/// Which tasks to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Only this repository.
+    pub repo: Option<RepoName>,
+    /// Only tasks that are queued or running.
+    pub unfinished: bool,
+    /// At most so many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+/// Why the queue did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The lease is not the task's current one: stop working, write nothing more.
+    #[error("the lease on task {task} (attempt {attempt}) is no longer valid")]
+    StaleLease {
+        /// The task.
+        task: TaskId,
+        /// The attempt that came too late.
+        attempt: u32,
+    },
+    /// No such task.
+    #[error("there is no task {0}")]
+    UnknownTask(TaskId),
+    /// The task is in a state that does not allow it.
+    #[error(transparent)]
+    InvalidTransition(#[from] crate::state::InvalidTransition),
+    /// The store cannot take writes just now (disk full, fsync error); nothing was acknowledged. Try again later.
+    #[error("the task store cannot take writes: {0}")]
+    Unavailable(String),
+    /// The queue is shutting down.
+    #[error("the queue is shutting down")]
+    ShuttingDown,
+}
+
+/// The door's side. Every method that changes something returns only after the change is durable.
+#[async_trait]
+pub trait Intake: Send + Sync {
+    /// Stores a request. Idempotent by [`TaskRequest::dedupe_key`], which is written in the same record as the task.
+    async fn enqueue(&self, request: TaskRequest) -> Result<Received, QueueError>;
+    /// Asks for a task to stop. Idempotent.
+    async fn cancel(&self, task: TaskId, by: Actor) -> Result<(), QueueError>;
+    /// Puts a failed, rejected, empty or cancelled task back into the queue.
+    async fn requeue(&self, task: TaskId) -> Result<(), QueueError>;
+    /// Takes note of what happened outside. Idempotent by `key`; what matches no task is forgotten.
+    async fn observe(&self, key: DedupeKey, change: Change) -> Result<(), QueueError>;
+    /// One task.
+    async fn get(&self, task: TaskId) -> Result<Option<Task>, QueueError>;
+    /// Many tasks, newest first.
+    async fn list(&self, filter: TaskFilter) -> Result<Vec<Task>, QueueError>;
+}
+
+/// What a renewal tells the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Renewal {
+    /// Go on; the lease now ends at this moment.
+    Held(Timestamp),
+    /// Somebody asked for the task to stop. The lease is still held for the way out.
+    CancelRequested(Timestamp),
+}
+
+/// The hands' side.
+#[async_trait]
+pub trait WorkQueue: Send + Sync {
+    /// Waits until a task is ready and takes it. Fair over repositories; oldest first within one.
+    async fn lease(&self, worker: &WorkerName) -> Result<(Task, Lease), QueueError>;
+    /// Keeps a lease alive and tells how far the work is.
+    async fn renew(&self, lease: &Lease, stage: Stage) -> Result<Renewal, QueueError>;
+    /// The last word on an attempt. Idempotent for the same lease and report.
+    async fn report(&self, lease: &Lease, report: Report) -> Result<(), QueueError>;
+}

@@ -1,0 +1,400 @@
+//! The life of a task as one pure function.
+//!
+//! [`Task::apply`] is the only place that assigns a state. Whoever persists a task calls it and stores the result;
+//! a stale lease is refused before it is asked.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Timestamp,
+    failure::{Failure, RetryPolicy},
+    queue::Lease,
+    repo::PullRequest,
+    task::{Actor, Task},
+};
+
+/// Progress inside `Running`. Not a state: losing it loses nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Authorising, fetching the repository, starting the sandbox, setting it up.
+    Preparing,
+    /// The agent edits.
+    AgentRunning,
+    /// The patch is extracted, judged and checked in a fresh sandbox.
+    Verifying,
+    /// Commit, push, pull request: the point of no return.
+    Publishing,
+}
+
+impl Stage {
+    /// The word that every surface uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::AgentRunning => "running",
+            Self::Verifying => "verifying",
+            Self::Publishing => "publishing",
+        }
+    }
+}
+
+/// One thing about a patch that policy does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Violation {
+    /// The rule: `protected_path`, `max_files`, `secret`, ...
+    pub rule: String,
+    /// The path, where there is one. Lossy for names that are not UTF-8.
+    pub path: Option<String>,
+    /// What was found, and what would be allowed.
+    pub message: String,
+}
+
+/// Where a task stands. Data lives in the variant that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waits for a worker.
+    Queued {
+        /// Not to be leased before this moment.
+        not_before: Timestamp,
+    },
+    /// A worker holds the lease.
+    Running {
+        /// The lease.
+        lease: Lease,
+        /// How far it is.
+        stage: Stage,
+    },
+    /// The pull request is open.
+    PullRequestOpen {
+        /// It.
+        pull_request: PullRequest,
+    },
+    /// The pull request was merged.
+    Merged {
+        /// It.
+        pull_request: PullRequest,
+    },
+    /// The pull request was closed without merging.
+    Closed {
+        /// It.
+        pull_request: PullRequest,
+    },
+    /// The diff passed and was to be published nowhere.
+    DiffReady,
+    /// The agent finished and changed nothing.
+    NoChanges,
+    /// Policy did not allow the patch.
+    Rejected {
+        /// Each reason.
+        violations: Vec<Violation>,
+    },
+    /// It failed for good; the work is kept.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// Somebody stopped it.
+    Cancelled {
+        /// Who.
+        by: Actor,
+    },
+}
+
+impl TaskState {
+    /// The word that every surface uses.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Running { stage, .. } => stage.word(),
+            Self::PullRequestOpen { .. } => "done",
+            Self::Merged { .. } => "merged",
+            Self::Closed { .. } => "closed",
+            Self::DiffReady => "done",
+            Self::NoChanges => "no_changes",
+            Self::Rejected { .. } => "rejected",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "stopped",
+        }
+    }
+
+    /// Whether work is still to be done: queued or running.
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Queued { .. } | Self::Running { .. })
+    }
+
+    /// The lease, while there is one.
+    pub fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Running { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+/// How an attempt ended, when it ended in a verdict rather than a failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The pull request is open (or was found open from an earlier attempt).
+    PullRequestOpened {
+        /// It.
+        pull_request: PullRequest,
+    },
+    /// The diff passed; it was to be published nowhere.
+    DiffVerified,
+    /// The agent changed nothing.
+    NothingChanged,
+    /// Policy did not allow the patch.
+    PolicyRejected {
+        /// Each reason.
+        violations: Vec<Violation>,
+    },
+    /// The worker stopped because it was told to.
+    Cancelled,
+}
+
+/// What happened to a task. Past tense; the set only grows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum TaskEvent {
+    /// A worker took it.
+    Leased {
+        /// The lease; its attempt is the task's attempt plus one.
+        lease: Lease,
+    },
+    /// It went on to another stage.
+    StageReached {
+        /// Which.
+        stage: Stage,
+    },
+    /// The worker gave it back unharmed (drain); costs no failure.
+    Released,
+    /// The worker ended it with a verdict.
+    Finished {
+        /// Which.
+        outcome: Outcome,
+    },
+    /// The attempt failed.
+    AttemptFailed {
+        /// Why.
+        failure: Failure,
+    },
+    /// The lease ran out: the worker vanished.
+    LeaseExpired,
+    /// Somebody asked for it to stop.
+    CancelRequested {
+        /// Who.
+        by: Actor,
+    },
+    /// A person asked for a finished task to be tried again.
+    Requeued,
+    /// The pull request was merged.
+    PullRequestMerged,
+    /// The pull request was closed without merging.
+    PullRequestClosed,
+    /// The pull request was opened again.
+    PullRequestReopened,
+}
+
+/// An event that the state does not know. The task is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state} cannot take the event {event:?}")]
+pub struct InvalidTransition {
+    /// The state's word.
+    pub state: &'static str,
+    /// The event.
+    pub event: Box<TaskEvent>,
+}
+
+impl Task {
+    /// Takes one event. On an error nothing has changed.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] for every pair of state and event that is not in the table below.
+    pub fn apply(&mut self, event: TaskEvent, policy: &RetryPolicy, now: Timestamp) -> Result<(), InvalidTransition> {
+        use TaskEvent as E;
+        use TaskState as S;
+        let next = match (&self.state, event) {
+            (S::Queued { .. }, E::Leased { lease }) if lease.task == self.id && lease.attempt == self.attempt + 1 => {
+                self.attempt = lease.attempt;
+                S::Running { lease, stage: Stage::Preparing }
+            }
+            (S::Queued { .. }, E::CancelRequested { by }) => S::Cancelled { by },
+
+            (S::Running { lease, .. }, E::StageReached { stage }) => S::Running { lease: lease.clone(), stage },
+            (S::Running { .. }, E::CancelRequested { by }) => {
+                self.cancel_requested.get_or_insert(by);
+                self.state.clone()
+            }
+            (S::Running { .. }, E::Released) => self.back_to_queue(now),
+            (S::Running { .. }, E::Finished { outcome }) => match outcome {
+                Outcome::PullRequestOpened { pull_request } => S::PullRequestOpen { pull_request },
+                Outcome::DiffVerified => S::DiffReady,
+                Outcome::NothingChanged => S::NoChanges,
+                Outcome::PolicyRejected { violations } => S::Rejected { violations },
+                // A worker may only stop for somebody; without a request it was a drain.
+                Outcome::Cancelled => self.back_to_queue(now),
+            },
+            (S::Running { .. }, E::AttemptFailed { failure }) => {
+                self.failures += 1;
+                match policy.retry_at(&failure, self.failures, now, self.id) {
+                    Some(not_before) => self.back_to_queue(not_before),
+                    None => S::Failed { failure },
+                }
+            }
+            (S::Running { lease, .. }, E::LeaseExpired) => {
+                self.failures += 1;
+                let failure = Failure::lease_expired(&lease.worker);
+                match policy.retry_at(&failure, self.failures, now, self.id) {
+                    Some(not_before) => self.back_to_queue(not_before),
+                    None => S::Failed { failure },
+                }
+            }
+
+            (S::Failed { .. } | S::Rejected { .. } | S::NoChanges | S::Cancelled { .. }, E::Requeued) => {
+                self.failures = 0;
+                self.cancel_requested = None;
+                S::Queued { not_before: now }
+            }
+
+            (S::PullRequestOpen { pull_request }, E::PullRequestMerged) => S::Merged { pull_request: pull_request.clone() },
+            (S::PullRequestOpen { pull_request }, E::PullRequestClosed) => S::Closed { pull_request: pull_request.clone() },
+            (S::Closed { pull_request }, E::PullRequestReopened) => {
+                S::PullRequestOpen { pull_request: pull_request.clone() }
+            }
+
+            (state, event) => return Err(InvalidTransition { state: state.word(), event: Box::new(event) }),
+        };
+        self.state = next;
+        self.updated_at = now;
+        Ok(())
+    }
+
+    fn back_to_queue(&self, not_before: Timestamp) -> TaskState {
+        match &self.cancel_requested {
+            Some(by) => TaskState::Cancelled { by: by.clone() },
+            None => TaskState::Queued { not_before },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+    use crate::{
+        failure::{Code, FailureKind},
+        task::{
+            TaskId,
+            tests::{now, request},
+        },
+    };
+
+    fn task() -> Task {
+        Task::new(TaskId::new(now()), request("Fix it"), now())
+    }
+
+    fn lease(task: &Task) -> Lease {
+        Lease {
+            task: task.id,
+            worker: "w1".parse().unwrap(),
+            attempt: task.attempt + 1,
+            expires_at: now() + Duration::seconds(20),
+        }
+    }
+
+    fn apply(task: &mut Task, event: TaskEvent) -> Result<(), InvalidTransition> {
+        task.apply(event, &RetryPolicy::default(), now())
+    }
+
+    fn running() -> Task {
+        let mut task = task();
+        let lease = lease(&task);
+        apply(&mut task, TaskEvent::Leased { lease }).unwrap();
+        task
+    }
+
+    fn ada() -> Actor {
+        Actor { login: "ada".into(), id: Some(7) }
+    }
+
+    #[test]
+    fn a_lease_raises_the_attempt_by_exactly_one() {
+        let mut task = task();
+        let mut stale = lease(&task);
+        stale.attempt = 5;
+        let before = task.clone();
+        assert!(apply(&mut task, TaskEvent::Leased { lease: stale }).is_err());
+        assert_eq!(task, before, "a refused event changes nothing");
+        let lease = lease(&task);
+        apply(&mut task, TaskEvent::Leased { lease }).unwrap();
+        assert_eq!(task.attempt, 1);
+        assert_eq!(task.state.word(), "preparing");
+    }
+
+    #[test]
+    fn only_infrastructure_and_lost_leases_are_tried_again() {
+        for kind in FailureKind::ALL {
+            let mut task = running();
+            let failure = Failure { kind, ..Failure::new(Code::Internal, "x") };
+            apply(&mut task, TaskEvent::AttemptFailed { failure }).unwrap();
+            let retried = matches!(task.state, TaskState::Queued { not_before } if not_before > now());
+            assert_eq!(retried, matches!(kind, FailureKind::Infrastructure | FailureKind::LeaseExpired), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_retry_budget_ends() {
+        let mut task = task();
+        for n in 1.. {
+            let lease = lease(&task);
+            apply(&mut task, TaskEvent::Leased { lease }).unwrap();
+            apply(&mut task, TaskEvent::LeaseExpired).unwrap();
+            if let TaskState::Failed { failure } = &task.state {
+                assert_eq!(n, RetryPolicy::default().max_failures);
+                assert_eq!(failure.kind, FailureKind::LeaseExpired);
+                break;
+            }
+        }
+        assert_eq!(task.attempt, task.failures);
+    }
+
+    #[test]
+    fn a_release_costs_no_failure_and_a_cancelled_task_never_goes_back() {
+        let mut released = running();
+        apply(&mut released, TaskEvent::Released).unwrap();
+        assert_eq!((released.state.word(), released.failures), ("queued", 0));
+
+        for event in [TaskEvent::Released, TaskEvent::LeaseExpired, TaskEvent::Finished { outcome: Outcome::Cancelled }] {
+            let mut task = running();
+            apply(&mut task, TaskEvent::CancelRequested { by: ada() }).unwrap();
+            assert_eq!(task.state.word(), "preparing", "the worker hears of it with its next renewal");
+            apply(&mut task, event).unwrap();
+            assert_eq!(task.state, TaskState::Cancelled { by: ada() });
+        }
+    }
+
+    #[test]
+    fn finished_stays_finished() {
+        let mut task = running();
+        apply(&mut task, TaskEvent::Finished { outcome: Outcome::NothingChanged }).unwrap();
+        let lease = lease(&task);
+        for event in [
+            TaskEvent::Leased { lease },
+            TaskEvent::Released,
+            TaskEvent::LeaseExpired,
+            TaskEvent::Finished { outcome: Outcome::NothingChanged },
+            TaskEvent::CancelRequested { by: ada() },
+            TaskEvent::PullRequestMerged,
+        ] {
+            let error = apply(&mut task, event).unwrap_err();
+            assert_eq!(error.state, "no_changes");
+        }
+        apply(&mut task, TaskEvent::Requeued).unwrap();
+        assert_eq!(task.state.word(), "queued");
+    }
+}

@@ -1,0 +1,280 @@
+//! One task: what was asked for, by whom, and where it stands.
+
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    Timestamp,
+    repo::{BranchName, NameError, PullRequest, RepoName, string_newtype},
+    state::TaskState,
+};
+
+/// The id of a task: a UUIDv7, so that ids sort by creation. Written without hyphens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(with = "String")]
+pub struct TaskId(Uuid);
+
+impl TaskId {
+    /// A new id for a task created at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+        let time = uuid::Timestamp::from_unix_time(millis / 1000, (millis % 1000) as u32 * 1_000_000, 0, 0);
+        Self(Uuid::new_v7(time))
+    }
+
+    /// The sixteen bytes, big-endian: sorts as the id does.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id that these bytes spell.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The last eight digits: random, so short and still telling; for branch names and people.
+    pub fn short(&self) -> String {
+        self.to_string()[24..].to_owned()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.simple())
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = NameError;
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        Uuid::try_parse(value)
+            .map(Self)
+            .map_err(|_| NameError { value: value.chars().take(120).collect(), expected: "a task id of 32 hexadecimal digits" })
+    }
+}
+
+impl Serialize for TaskId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+string_newtype!(
+    /// The name of an agent, as in `templates/agents/<name>.toml`.
+    AgentName,
+    "an agent name (lower-case letters, digits and hyphens)",
+    |value| !value.is_empty()
+        && value.len() <= 40
+        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+);
+
+string_newtype!(
+    /// What makes two deliveries the same: the delivery id of the sender, prefixed with the kind of sender
+    /// (`github:72d3162e-…`). A second delivery with the same key is answered with the first one's task.
+    DedupeKey,
+    "a dedupe key of 1 to 200 printable ASCII characters",
+    |value| !value.is_empty() && value.len() <= 200 && value.bytes().all(|b| b.is_ascii_graphic())
+);
+
+/// Who asked. Only what the forge's API says counts, never what a commit or a text claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Actor {
+    /// The login, for people.
+    pub login: String,
+    /// The numeric id on the forge: the identity. `None` for the person at the command line.
+    pub id: Option<u64>,
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Source {
+    /// An issue got the configured label.
+    IssueLabelled {
+        /// The number of the issue.
+        issue: u64,
+        /// The label that was set.
+        label: String,
+    },
+    /// Somebody typed `onramp run`.
+    CommandLine,
+}
+
+impl Source {
+    /// The issue that the request belongs to, if any.
+    pub fn issue(&self) -> Option<u64> {
+        match self {
+            Self::IssueLabelled { issue, .. } => Some(*issue),
+            Self::CommandLine => None,
+        }
+    }
+}
+
+/// What the agent is asked to do. The text is data: it is fenced and cleaned before an agent reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Instruction {
+    /// One line: the title of the issue, or the first line of what was typed.
+    pub title: String,
+    /// The rest; may be empty.
+    pub body: String,
+    /// True when the person who asked wrote it at this machine's command line. Text from a forge is never trusted.
+    pub trusted: bool,
+}
+
+/// What a task ends in when all goes well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Deliver {
+    /// A commit, a branch and a pull request.
+    PullRequest,
+    /// The verified diff as an artifact, published nowhere.
+    Diff,
+}
+
+/// A GPU requirement as it was written. Its grammar belongs to `workers::gpu`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuRequest(pub String);
+
+/// What the request wants beyond the repository's own configuration. `None`: what the repository says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resources {
+    /// A GPU, or none.
+    pub gpu: Option<GpuRequest>,
+}
+
+/// One typed request, made at the door and never changed after it was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskRequest {
+    /// Two requests with the same key are one request.
+    pub dedupe_key: DedupeKey,
+    /// Where it came from.
+    pub source: Source,
+    /// Who asked.
+    pub actor: Actor,
+    /// The repository to change.
+    pub repo: RepoName,
+    /// The branch to start from and to open the pull request against; `None`: the default branch.
+    pub base: Option<BranchName>,
+    /// The agent to use; `None`: the configured default.
+    pub agent: Option<AgentName>,
+    /// What to do.
+    pub instruction: Instruction,
+    /// How it ends.
+    pub deliver: Deliver,
+    /// What it needs to run.
+    pub resources: Resources,
+    /// The pull request that this request wants changed further.
+    pub revises: Option<PullRequest>,
+}
+
+/// A stored request and where it stands. Only [`Task::apply`] assigns `state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// What was asked.
+    pub request: TaskRequest,
+    /// Where it stands.
+    pub state: TaskState,
+    /// How often it was leased. Only grows; the fencing token of its lease.
+    pub attempt: u32,
+    /// How often an attempt failed; the retry budget. A graceful release costs none.
+    pub failures: u32,
+    /// Set when somebody asked for it to stop; turns every road back to `Queued` into `Cancelled`.
+    pub cancel_requested: Option<Actor>,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When its state last changed.
+    pub updated_at: Timestamp,
+}
+
+impl Task {
+    /// A new task, ready to be leased at once.
+    pub fn new(id: TaskId, request: TaskRequest, now: Timestamp) -> Self {
+        let state = TaskState::Queued { not_before: now };
+        Self { id, request, state, attempt: 0, failures: 0, cancel_requested: None, created_at: now, updated_at: now }
+    }
+
+    /// The branch that carries the change: the same at every attempt, so that a repeated publish finds its own work.
+    ///
+    /// `onramp/<issue>-<slug>-<short id>`; a title without ASCII letters or digits gives no slug.
+    pub fn branch(&self) -> BranchName {
+        let mut slug = String::new();
+        for c in self.request.instruction.title.chars() {
+            match c.to_ascii_lowercase() {
+                c if c.is_ascii_alphanumeric() => slug.push(c),
+                _ if !slug.is_empty() && !slug.ends_with('-') => slug.push('-'),
+                _ => {}
+            }
+            if slug.len() >= 40 {
+                break;
+            }
+        }
+        let parts = [self.request.source.issue().map(|n| n.to_string()), Some(slug.trim_matches('-').to_owned())];
+        let mut name = String::from("onramp/");
+        for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
+            name.push_str(&part);
+            name.push('-');
+        }
+        name.push_str(&self.id.short());
+        name.parse().unwrap_or_else(|_| unreachable!("letters, digits, hyphens and one slash are a branch name"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn now() -> Timestamp {
+        Timestamp::from_timestamp(1_790_000_000, 0).unwrap()
+    }
+
+    pub(crate) fn request(title: &str) -> TaskRequest {
+        TaskRequest {
+            dedupe_key: "github:1".parse().unwrap(),
+            source: Source::IssueLabelled { issue: 12, label: "onramp".into() },
+            actor: Actor { login: "ada".into(), id: Some(7) },
+            repo: "acme/web".parse().unwrap(),
+            base: None,
+            agent: None,
+            instruction: Instruction { title: title.into(), body: String::new(), trusted: false },
+            deliver: Deliver::PullRequest,
+            resources: Resources::default(),
+            revises: None,
+        }
+    }
+
+    #[test]
+    fn a_branch_is_ascii_short_and_the_same_every_time() {
+        let id: TaskId = "0190a0b0c0d0700080009000a1b2c3d4".parse().unwrap();
+        let branch = |title| Task::new(id, request(title), now()).branch().to_string();
+        assert_eq!(branch("Fix: the pager drops the LAST row!"), "onramp/12-fix-the-pager-drops-the-last-row-a1b2c3d4");
+        assert_eq!(branch("修复分页"), "onramp/12-a1b2c3d4");
+        assert_eq!(branch("  --  "), "onramp/12-a1b2c3d4");
+        assert!(branch(&"x".repeat(500)).len() < 80);
+    }
+
+    #[test]
+    fn ids_sort_by_creation_and_survive_text_and_bytes() {
+        let early = TaskId::new(now());
+        let late = TaskId::new(now() + chrono::Duration::seconds(1));
+        assert!(early < late);
+        assert_eq!(early.to_string().parse::<TaskId>().unwrap(), early);
+        assert_eq!(TaskId::from_bytes(*early.as_bytes()), early);
+    }
+}
