@@ -176,11 +176,10 @@ impl fmt::Display for Code {
 impl FromStr for Code {
     type Err = NameError;
     fn from_str(value: &str) -> Result<Self, NameError> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|code| code.as_str().eq_ignore_ascii_case(value))
-            .ok_or_else(|| NameError { value: value.chars().take(120).collect(), expected: "a known error code such as E012" })
+        Self::ALL.iter().copied().find(|code| code.as_str().eq_ignore_ascii_case(value)).ok_or_else(|| NameError {
+            value: value.chars().take(120).collect(),
+            expected: "a known error code such as E012",
+        })
     }
 }
 

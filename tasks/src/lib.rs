@@ -18,4 +18,6 @@ pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
-pub use task::{Actor, AgentName, DedupeKey, Deliver, GpuRequest, Instruction, Resources, Source, Task, TaskId, TaskRequest};
+pub use task::{
+    Actor, AgentName, DedupeKey, Deliver, GpuRequest, Instruction, Resources, Source, Task, TaskId, TaskRequest,
+};

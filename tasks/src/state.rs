@@ -260,8 +260,12 @@ impl Task {
                 S::Queued { not_before: now }
             }
 
-            (S::PullRequestOpen { pull_request }, E::PullRequestMerged) => S::Merged { pull_request: pull_request.clone() },
-            (S::PullRequestOpen { pull_request }, E::PullRequestClosed) => S::Closed { pull_request: pull_request.clone() },
+            (S::PullRequestOpen { pull_request }, E::PullRequestMerged) => {
+                S::Merged { pull_request: pull_request.clone() }
+            }
+            (S::PullRequestOpen { pull_request }, E::PullRequestClosed) => {
+                S::Closed { pull_request: pull_request.clone() }
+            }
             (S::Closed { pull_request }, E::PullRequestReopened) => {
                 S::PullRequestOpen { pull_request: pull_request.clone() }
             }
@@ -369,7 +373,8 @@ mod tests {
         apply(&mut released, TaskEvent::Released).unwrap();
         assert_eq!((released.state.word(), released.failures), ("queued", 0));
 
-        for event in [TaskEvent::Released, TaskEvent::LeaseExpired, TaskEvent::Finished { outcome: Outcome::Cancelled }] {
+        for event in [TaskEvent::Released, TaskEvent::LeaseExpired, TaskEvent::Finished { outcome: Outcome::Cancelled }]
+        {
             let mut task = running();
             apply(&mut task, TaskEvent::CancelRequested { by: ada() }).unwrap();
             assert_eq!(task.state.word(), "preparing", "the worker hears of it with its next renewal");

@@ -56,9 +56,10 @@ impl fmt::Debug for TaskId {
 impl FromStr for TaskId {
     type Err = NameError;
     fn from_str(value: &str) -> Result<Self, NameError> {
-        Uuid::try_parse(value)
-            .map(Self)
-            .map_err(|_| NameError { value: value.chars().take(120).collect(), expected: "a task id of 32 hexadecimal digits" })
+        Uuid::try_parse(value).map(Self).map_err(|_| NameError {
+            value: value.chars().take(120).collect(),
+            expected: "a task id of 32 hexadecimal digits",
+        })
     }
 }
 

@@ -1,1 +1,19 @@
-//! stub
+//! The hands: one leased task to one outcome.
+//!
+//! [`run::run_task`] is the whole life of one attempt, in order. What it needs is in [`run::Hands`]; how far it is goes
+//! to a [`progress::Progress`]; everything that leaves a sandbox leaves it through [`sandbox::Sandbox`].
+
+pub mod agent;
+pub mod artifacts;
+pub mod checkout;
+pub mod egress;
+pub mod forge;
+pub mod patch;
+pub mod policy;
+pub mod progress;
+pub mod publish;
+pub mod repo_config;
+pub mod run;
+pub mod sandbox;
+pub mod verify;
+pub mod worker;
