@@ -71,6 +71,24 @@ pub struct TokenUsage {
     pub cost_microusd: Option<u64>,
 }
 
+impl TokenUsage {
+    /// Both together. What one side does not know is taken from the other.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        fn add(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+            match (a, b) {
+                (Some(a), Some(b)) => Some(a.saturating_add(b)),
+                (known, None) | (None, known) => known,
+            }
+        }
+        Self {
+            input: add(self.input, other.input),
+            output: add(self.output, other.output),
+            cost_microusd: add(self.cost_microusd, other.cost_microusd),
+        }
+    }
+}
+
 /// The record of one attempt that reached verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {

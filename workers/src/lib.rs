@@ -15,5 +15,6 @@ pub mod publish;
 pub mod repo_config;
 pub mod run;
 pub mod sandbox;
+pub mod text;
 pub mod verify;
 pub mod worker;

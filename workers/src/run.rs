@@ -1,1 +1,417 @@
-//! Stub: owned by the integrator.
+//! The whole life of one attempt, in order: [`run_task`] and the steps that it calls.
+//!
+//! Nothing that the agent says is believed: what leaves its sandbox is a patch, policy judges it, the repository's own
+//! checks run on it in a second, fresh sandbox, and only a [`VerifiedPatch`] can be published.
+
+use std::{
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use tasks::{
+    AgentName, CheckResult, Code, Deliver, Evidence, Failure, Outcome, Report, Stage, Task, Timestamp, TokenUsage,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::{self, Agents, Round},
+    artifacts::Artifacts,
+    checkout::{Base, Mirror},
+    egress::{Egress, ModelProviders},
+    forge::{Forge, Permission},
+    patch::{ExtractLimits, Patch},
+    policy::{self, AllowedPatch},
+    progress::{Progress, ProgressEvent},
+    publish::{self, Identity, Publication},
+    repo_config::{self, RepoConfig},
+    sandbox::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec},
+    text,
+    verify::{self, Verdict, Verification, VerifiedPatch},
+};
+
+/// What may leave a sandbox at all; policy, which is asked afterwards, is far below.
+const EXTRACT_LIMITS: ExtractLimits = ExtractLimits { max_files: 10_000, max_bytes: 256 << 20 };
+/// The longest that one setup command may take.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Everything that an attempt needs, shared by all attempts of a worker.
+#[derive(Debug)]
+pub struct Hands {
+    /// Starts sandboxes.
+    pub backend: Arc<dyn SandboxBackend>,
+    /// Where repositories and pull requests live.
+    pub forge: Arc<dyn Forge>,
+    /// The known agents.
+    pub agents: Agents,
+    /// The agent of a request that names none.
+    pub default_agent: AgentName,
+    /// Where models are, and their keys.
+    pub models: Arc<ModelProviders>,
+    /// Bare mirrors lie here.
+    pub mirrors: PathBuf,
+    /// Artifacts lie here, by task and attempt.
+    pub artifacts: PathBuf,
+    /// Author and committer of what is published.
+    pub identity: Identity,
+    /// The one clock.
+    pub clock: fn() -> Timestamp,
+}
+
+/// An attempt that ended without a verdict that it wanted; what was verified until then comes along.
+struct Stopped {
+    failure: Failure,
+    evidence: Option<Box<Evidence>>,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self { failure, evidence: None }
+    }
+}
+
+type Ending = (Outcome, Option<Box<Evidence>>);
+
+/// Runs one attempt to its end and leaves no sandbox behind, whatever happens: failure, cancellation, panic.
+pub async fn run_task(hands: &Hands, task: &Task, progress: &Progress, cancel: &CancellationToken) -> Report {
+    let result = AssertUnwindSafe(attempt(hands, task, progress, cancel)).catch_unwind().await;
+    for purpose in ["agent", "verify"] {
+        // Safe to repeat, so the ways out of an attempt need not remember which boxes were started.
+        if let Err(error) = hands.backend.stop(&sandbox_name(task, purpose)).await {
+            tracing::warn!(task.id = %task.id, %error, "a sandbox is left to the sweep");
+        }
+    }
+    match result {
+        Ok(Ok((outcome, evidence))) => Report::Finished { outcome, evidence },
+        Ok(Err(Stopped { failure, .. })) if failure.code == Code::Cancelled => {
+            Report::Finished { outcome: Outcome::Cancelled, evidence: None }
+        }
+        Ok(Err(Stopped { failure, evidence })) => Report::Failed { failure, evidence },
+        Err(_panic) => Report::Failed { failure: Failure::internal("an attempt panicked"), evidence: None },
+    }
+}
+
+/// The road. Each line is a step with a file of its own; the loop is the rounds of agent and checks.
+async fn attempt(
+    hands: &Hands,
+    task: &Task,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Ending, Stopped> {
+    let started = Instant::now();
+    let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
+    progress.tell(ProgressEvent::Stage(Stage::Preparing));
+    let (mirror, base, config) = or_cancelled(cancel, prepare(hands, task, progress)).await?;
+    let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
+    let (sandbox, egress) =
+        or_cancelled(cancel, open_sandbox(hands, task, &mirror, &base, &config, progress, cancel)).await?;
+
+    let mut conversation = Conversation::open(task, &base, &config, &artifacts)?;
+    let verified = loop {
+        progress.tell(ProgressEvent::Stage(Stage::AgentRunning));
+        let round = conversation.round(agent, &config, egress.inside(), &artifacts);
+        let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await?;
+        conversation.heard(said);
+
+        progress.tell(ProgressEvent::Stage(Stage::Verifying));
+        let patch = or_cancelled(cancel, Patch::extract(&sandbox, &mirror, &base.commit, EXTRACT_LIMITS)).await?;
+        if patch.is_empty() {
+            return Ok((Outcome::NothingChanged, None));
+        }
+        let patched = patch.onto(&mirror).await?;
+        let diff = artifacts.write("diff.patch", &patched.diff()).map_err(Failure::internal)?;
+        progress.tell(ProgressEvent::Diff(diff));
+        let allowed = match policy::check(patched, &config.policy) {
+            Ok(allowed) => allowed,
+            Err(violations) => return Ok((Outcome::PolicyRejected { violations }, None)),
+        };
+        let with = verification(hands, task, &config, &mirror, &artifacts, progress, cancel);
+        match or_cancelled(cancel, verify::verify(allowed, with)).await? {
+            Verdict::Passed(verified) => break verified,
+            Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds => {
+                conversation.ask_for_repair(&checks, &artifacts)?;
+            }
+            Verdict::Failed { allowed, checks, environment } => {
+                let record = Record { hands, task, base: &base, config: &config, conversation: &conversation, started };
+                let evidence = record.evidence(&allowed, &checks, &environment, &egress);
+                return Err(Stopped { failure: checks_failed(&checks), evidence: Some(Box::new(evidence)) });
+            }
+        }
+    };
+
+    let record = Record { hands, task, base: &base, config: &config, conversation: &conversation, started };
+    let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &egress);
+    let evidence_json = serde_json::to_vec_pretty(&evidence).map_err(Failure::internal)?;
+    artifacts.write("evidence.json", &evidence_json).map_err(Failure::internal)?;
+    let outcome = match task.request.deliver {
+        Deliver::Diff => Outcome::DiffVerified,
+        Deliver::PullRequest => {
+            if cancel.is_cancelled() {
+                return Err(cancelled().into());
+            }
+            progress.tell(ProgressEvent::Stage(Stage::Publishing)); // the point of no return
+            deliver(&record, &verified, &evidence, &mirror, progress).await?
+        }
+    };
+    Ok((outcome, Some(Box::new(evidence))))
+}
+
+/// Asks who may, fetches the repository and reads its configuration from the base branch.
+async fn prepare(hands: &Hands, task: &Task, progress: &Progress) -> Result<(Mirror, Base, RepoConfig), Failure> {
+    let request = &task.request;
+    if hands.forge.permission(&request.repo, &request.actor).await? < Permission::Write {
+        let message = format!(
+            "{} has no write permission on {}, so the request was not taken up",
+            request.actor.login, request.repo
+        );
+        return Err(Failure::new(Code::PermissionDenied, message));
+    }
+    let remote = hands.forge.remote(&request.repo).await?;
+    let wanted = request.base.as_ref().map(|base| base.as_str());
+    let (mirror, base) = Mirror::checkout(&hands.mirrors, &request.repo, &remote, wanted).await?;
+    let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
+    progress.step(format!("checked out {branch}@{}", base.commit.short()));
+
+    let file = mirror.file(&base.commit, repo_config::FILE_NAME).await?;
+    let tree = mirror.files(&base.commit).await?;
+    let config = RepoConfig::load(file.as_deref(), &tree)?;
+    progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
+    if let Some(gpu) = config.environment.gpu.as_deref().or(request.resources.gpu.as_ref().map(|gpu| gpu.0.as_str())) {
+        let message = format!("The task asks for a GPU ({gpu}), and this worker has none to lend");
+        return Err(Failure::new(Code::ResourceMissing, message));
+    }
+    Ok((mirror, base, config))
+}
+
+/// Starts the agent's sandbox with the base commit in its workspace, opens its tunnels and runs the setup commands.
+async fn open_sandbox(
+    hands: &Hands,
+    task: &Task,
+    mirror: &Mirror,
+    base: &Base,
+    config: &RepoConfig,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<(Sandbox, Egress), Failure> {
+    let spec = sandbox_spec(task, config, "agent");
+    let sandbox = Sandbox::start(hands.backend.clone(), &spec).await.map_err(sandbox_failure)?;
+    progress.step(format!("sandbox ready: {} ({})", sandbox.kind(), sandbox.environment()));
+    sandbox.put(mirror.files(&base.commit).await?).await.map_err(sandbox_failure)?;
+    sandbox.mark().await.map_err(sandbox_failure)?;
+    let egress = Egress::open(&sandbox, hands.models.clone(), &config.network.allow, cancel).await?;
+    for line in &config.environment.setup {
+        let mut command = Command::shell(line, SETUP_TIMEOUT);
+        command.env.extend(config.environment.env.clone());
+        command.env.extend(egress.inside().env());
+        let mut output = text::Tail::default();
+        let exit = sandbox.run(&command, &mut |piece| output.push(piece)).await.map_err(sandbox_failure)?;
+        if !exit.success() {
+            let message =
+                format!("The setup command `{line}` failed on the untouched base ({})", text::exit_words(&exit));
+            return Err(Failure::new(Code::SetupFailed, message).detail(output.lines(40)));
+        }
+        progress.step(format!("setup: {line}"));
+    }
+    Ok((sandbox, egress))
+}
+
+fn verification<'a>(
+    hands: &Hands,
+    task: &Task,
+    config: &'a RepoConfig,
+    mirror: &'a Mirror,
+    artifacts: &'a Artifacts,
+    progress: &'a Progress,
+    cancel: &'a CancellationToken,
+) -> Verification<'a> {
+    let spec = sandbox_spec(task, config, "verify");
+    Verification { backend: hands.backend.clone(), spec, config, mirror, artifacts, progress, cancel }
+}
+
+async fn deliver(
+    record: &Record<'_>,
+    verified: &VerifiedPatch,
+    evidence: &Evidence,
+    mirror: &Mirror,
+    progress: &Progress,
+) -> Result<Outcome, Failure> {
+    let with = Publication {
+        task: record.task,
+        base: record.base,
+        evidence,
+        summary: record.conversation.summary.as_deref(),
+        options: &record.config.pull_request,
+        identity: &record.hands.identity,
+        now: (record.hands.clock)(),
+    };
+    let (pull_request, commit) = publish::publish(verified, mirror, record.hands.forge.as_ref(), with).await?;
+    progress.step(format!("published {} as {}", commit.short(), pull_request.url));
+    Ok(Outcome::PullRequestOpened { pull_request })
+}
+
+/// What is said to the agent, round by round, and what it said of itself.
+struct Conversation {
+    first_prompt: String,
+    prompt: String,
+    session: Option<String>,
+    summary: Option<String>,
+    usage: TokenUsage,
+    rounds: u32,
+}
+
+impl Conversation {
+    fn open(task: &Task, base: &Base, config: &RepoConfig, artifacts: &Artifacts) -> Result<Self, Failure> {
+        let request = &task.request;
+        let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
+        let prompt = templates::prompt(&templates::Prompt {
+            repo: request.repo.as_str(),
+            base: &format!("{branch}@{}", base.commit.short()),
+            title: &request.instruction.title,
+            body: &request.instruction.body,
+            trusted: request.instruction.trusted,
+            issue: request.source.issue(),
+            checks: config.checks.iter().map(|check| (check.name.as_str(), check.command.as_str())).collect(),
+            protected: config.policy.protected.iter().map(String::as_str).collect(),
+            hosts: config.network.allow.iter().map(String::as_str).collect(),
+        })
+        .map_err(Failure::internal)?;
+        artifacts.write("prompt-1.md", prompt.as_bytes()).map_err(Failure::internal)?;
+        let first_prompt = prompt.clone();
+        Ok(Self { first_prompt, prompt, session: None, summary: None, usage: TokenUsage::default(), rounds: 0 })
+    }
+
+    fn round<'a>(
+        &'a mut self,
+        agent: &'a agent::AgentDefinition,
+        config: &'a RepoConfig,
+        gateway: &'a crate::egress::GatewayInside,
+        artifacts: &'a Artifacts,
+    ) -> Round<'a> {
+        self.rounds += 1;
+        Round {
+            agent,
+            prompt: &self.prompt,
+            resume: self.session.as_deref(),
+            env: &config.environment.env,
+            gateway,
+            time: config.limits.time,
+            idle: config.limits.idle,
+            artifacts,
+            number: self.rounds,
+        }
+    }
+
+    fn heard(&mut self, said: agent::AgentResult) {
+        self.usage = self.usage.plus(said.usage);
+        self.summary = said.summary.or(self.summary.take());
+        self.session = said.session;
+    }
+
+    fn ask_for_repair(&mut self, checks: &[CheckResult], artifacts: &Artifacts) -> Result<(), Failure> {
+        let failed = checks.iter().filter(|check| check.blocks()).map(text::check_line).collect();
+        let first_prompt = self.session.is_none().then_some(self.first_prompt.as_str());
+        self.prompt =
+            templates::repair_prompt(&templates::RepairPrompt { failed, first_prompt }).map_err(Failure::internal)?;
+        artifacts
+            .write(&format!("prompt-{}.md", self.rounds + 1), self.prompt.as_bytes())
+            .map_err(Failure::internal)?;
+        Ok(())
+    }
+}
+
+/// What the evidence is made of.
+struct Record<'a> {
+    hands: &'a Hands,
+    task: &'a Task,
+    base: &'a Base,
+    config: &'a RepoConfig,
+    conversation: &'a Conversation,
+    started: Instant,
+}
+
+impl Record<'_> {
+    fn evidence(&self, allowed: &AllowedPatch, checks: &[CheckResult], environment: &str, egress: &Egress) -> Evidence {
+        let patched = allowed.patched();
+        let (n_files, n_added, n_removed) = patched.stat();
+        Evidence {
+            base: self.base.commit.clone(),
+            tree: patched.tree().clone(),
+            patch_sha256: patched.patch().sha256(),
+            n_files,
+            n_added,
+            n_removed,
+            checks: checks.to_vec(),
+            checks_from: self.config.origin.clone(),
+            agent: self.task.request.agent.clone().unwrap_or_else(|| self.hands.default_agent.clone()),
+            rounds: self.conversation.rounds,
+            usage: self.conversation.usage,
+            sandbox: self.hands.backend.kind().to_owned(),
+            environment: environment.to_owned(),
+            blocked_hosts: egress.blocked_hosts(),
+            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The name of one of a task's sandboxes: the same at every call, so that it can be stopped without having been kept.
+fn sandbox_name(task: &Task, purpose: &str) -> String {
+    format!("onramp-{}-{}-{purpose}", task.id, task.attempt)
+}
+
+fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str) -> SandboxSpec {
+    SandboxSpec {
+        name: sandbox_name(task, purpose),
+        task: task.id,
+        image: config.environment.image.clone(),
+        limits: config.limits.sandbox.clone(),
+    }
+}
+
+/// A sandbox error as a failure of the attempt.
+pub(crate) fn sandbox_failure(error: SandboxError) -> Failure {
+    match error {
+        SandboxError::Failure(failure) => failure,
+        SandboxError::Lost(reason) => Failure::new(Code::SandboxLost, format!("The sandbox was lost: {reason}")),
+        SandboxError::CannotRun { program, reason } => {
+            Failure::new(Code::SetupFailed, format!("`{program}` cannot be run in the sandbox: {reason}"))
+        }
+        SandboxError::Refused { operation, reason } => {
+            Failure::new(Code::PatchRefused, format!("The sandbox could not {operation}: {reason}"))
+        }
+        error @ SandboxError::TooMuch { .. } => Failure::new(Code::PatchRefused, capitalise(&error.to_string())),
+    }
+}
+
+fn capitalise(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn checks_failed(checks: &[CheckResult]) -> Failure {
+    let failed: Vec<&CheckResult> = checks.iter().filter(|check| check.blocks()).collect();
+    let names: Vec<String> = failed.iter().map(|check| format!("`{}`", check.name)).collect();
+    let message = match names.as_slice() {
+        [one] => format!("The check {one} failed on the change, in a clean sandbox"),
+        many => format!("{} checks failed on the change, in a clean sandbox: {}", many.len(), many.join(", ")),
+    };
+    let detail: Vec<String> =
+        failed.iter().map(|check| format!("$ {}\n{}", check.command, check.output_tail.trim_end())).collect();
+    Failure::new(Code::ChecksFailed, message).detail(detail.join("\n\n"))
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Code::Cancelled, "The task was stopped")
+}
+
+async fn or_cancelled<T>(
+    cancel: &CancellationToken,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled()),
+        result = step => result,
+    }
+}

@@ -23,6 +23,10 @@ pub struct VerifiedPatch {
 }
 
 impl VerifiedPatch {
+    /// The patch as policy allowed it.
+    pub fn allowed(&self) -> &AllowedPatch {
+        &self.allowed
+    }
     /// The patch and its tree.
     pub fn patched(&self) -> &PatchedTree {
         self.allowed.patched()

@@ -39,6 +39,13 @@ pub struct GatewayInside {
     pub proxy: Option<String>,
 }
 
+impl GatewayInside {
+    /// Variables for setup commands and agents.
+    pub fn env(&self) -> BTreeMap<String, String> {
+        todo!()
+    }
+}
+
 /// Serves the tunnels of one sandbox until it is dropped.
 pub struct Egress {}
 
