@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# Brings what the tests need and says what it did, one line each. Safe to repeat: what is there is left alone.
+#
+#   tests/bring-up.sh          bring everything up
+#   tests/bring-up.sh --stop   stop the Docker engine, if it was started by this script
+#
+# On a Debian machine, as root, it installs what is missing. Elsewhere it says what is missing and how to get it.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+state=$target/bring-up
+agents=$target/test-agents
+mkdir -p "$state" "$agents"
+
+# Pinned: what the parsers of agent output were written against.
+claude_version=2.1.197
+codex_version=0.169.0
+busybox_image=onramp-test/busybox:1
+agents_image=onramp-test/agents:1
+
+say() { printf 'bring-up: %s\n' "$*"; }
+give_up() { printf 'bring-up: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+
+# install PACKAGE...: from Debian's archive, or a sentence that says what to do.
+install() {
+  if [ "$(id -u)" != 0 ] || ! have apt-get; then
+    give_up "missing: $*. Install with your package manager, for instance: sudo apt-get install $*"
+  fi
+  say "installing $*"
+  if [ ! -e "$state/apt-updated" ]; then
+    apt-get update -qq >>"$state/apt.log" 2>&1 || give_up "apt-get update failed, see $state/apt.log"
+    touch "$state/apt-updated"
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >>"$state/apt.log" 2>&1 ||
+    give_up "apt-get install $* failed, see $state/apt.log"
+}
+
+bring_programs() {
+  local missing=()
+  have git || missing+=(git)
+  have cc || missing+=(gcc libc6-dev)
+  have curl || missing+=(curl ca-certificates)
+  have bash || missing+=(bash)
+  # Newer releases of Debian have the client in a package of its own.
+  if ! have dockerd && ! engine_answers; then missing+=(docker.io); fi
+  # The guest's own image needs a shell that brings all it needs along.
+  if ! busybox_is_static; then missing+=(busybox-static); fi
+  have npm || missing+=(nodejs npm)
+  [ ${#missing[@]} = 0 ] || install "${missing[@]}"
+  have docker || install docker-cli
+  [ -x "$(git --exec-path)/git-http-backend" ] || give_up "this git has no git-http-backend; the tests serve repositories with it"
+  say "programs are there: git $(git --version | cut -d' ' -f3), $(busybox 2>&1 | sed -n '1s/ (.*//p'), node $(node --version)"
+}
+
+busybox_is_static() { have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
+bring_engine() {
+  if engine_answers; then
+    say "Docker engine $(docker version --format '{{.Server.Version}}') answers"
+    return
+  fi
+  [ "$(id -u)" = 0 ] || give_up "no Docker engine answers. Start one (sudo systemctl start docker), and join its group"
+  say "starting dockerd, log in $state/dockerd.log"
+  # Detached, with every stream of its own: whoever called this must not wait for the engine to end.
+  # A file lock or pipe of the caller must not live on in it either.
+  setsid bash -c 'for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -gt 2 ] && eval "exec $n>&-"; done 2>/dev/null
+    echo $$ >"$1/dockerd.pid"; exec dockerd' bring-up "$state" </dev/null >"$state/dockerd.log" 2>&1 &
+  disown
+  local deadline=$((SECONDS + 90))
+  until engine_answers; do
+    if [ $SECONDS -ge $deadline ]; then
+      tail -n 20 "$state/dockerd.log" >&2
+      give_up "dockerd does not answer after 90 s; the end of its log stands above"
+    fi
+    sleep 0.2
+  done
+  say "Docker engine $(docker version --format '{{.Server.Version}}') answers"
+}
+
+stop_engine() {
+  local pid
+  pid=$(cat "$state/dockerd.pid" 2>/dev/null) || { say "no engine of this script runs"; return; }
+  if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]; then
+    kill "$pid"
+    local deadline=$((SECONDS + 60))
+    while [ -e "/proc/$pid" ]; do
+      [ $SECONDS -lt $deadline ] || { kill -9 "$pid"; break; }
+      sleep 0.2
+    done
+    say "stopped the Docker engine"
+  fi
+  rm -f "$state/dockerd.pid"
+}
+
+# busybox_root DIR: a root file system of one static program under all of its names.
+busybox_root() {
+  mkdir -p "$1"/{bin,dev,etc,home,proc,sys,tmp,usr/bin,var/tmp,workspace}
+  chmod 1777 "$1/tmp" "$1/var/tmp"
+  cp "$(command -v busybox)" "$1/bin/busybox"
+  local applet
+  for applet in $("$1/bin/busybox" --list); do
+    [ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"
+  done
+  ln -s ../../bin/busybox "$1/usr/bin/env"
+  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$1/etc/passwd"
+  printf 'root:x:0:\nnogroup:x:65534:\n' >"$1/etc/group"
+}
+
+# with_libraries PROGRAM DIR: copies a program of this machine into DIR, and the shared libraries that it names.
+with_libraries() {
+  local library
+  for library in "$1" $(ldd "$1" | grep -o '/[^ ]*'); do
+    mkdir -p "$2$(dirname "$library")"
+    cp -L "$library" "$2$library"
+  done
+}
+
+import_image() {
+  tar -C "$2" -c . | docker import "${@:3}" - "$1" >/dev/null
+  say "imported image $1"
+}
+
+bring_images() {
+  if docker image inspect "$busybox_image" >/dev/null 2>&1; then
+    say "image $busybox_image is there"
+  else
+    local fresh
+    fresh=$(mktemp -d)
+    busybox_root "$fresh"
+    import_image "$busybox_image" "$fresh"
+    rm -rf "$fresh"
+  fi
+  # The real agents, with a shell that they accept and the C library that they are linked to.
+  if docker image inspect "$agents_image" >/dev/null 2>&1; then
+    say "image $agents_image is there"
+  else
+    local fresh
+    fresh=$(mktemp -d)
+    busybox_root "$fresh"
+    with_libraries "$(command -v bash)" "$fresh"
+    rm -f "$fresh/bin/bash" && cp -L "$(command -v bash)" "$fresh/bin/bash"
+    with_libraries "$agents/bin/claude" "$fresh"
+    mv "$fresh$agents/bin/claude" "$fresh/usr/bin/claude"
+    cp -L "$agents/bin/codex" "$fresh/usr/bin/codex"
+    import_image "$agents_image" "$fresh"
+    rm -rf "$fresh"
+  fi
+}
+
+bring_agents() {
+  local arch
+  case $(uname -m) in
+    x86_64) arch=x64 ;;
+    aarch64) arch=arm64 ;;
+    *) give_up "the real agents are not built for $(uname -m)" ;;
+  esac
+  local stamp="claude $claude_version, codex $codex_version ($arch)"
+  if [ "$(cat "$agents/stamp" 2>/dev/null)" = "$stamp" ]; then
+    say "agents are there: $stamp"
+    return
+  fi
+  say "installing agents: $stamp"
+  # The packages of this platform hold the programs themselves, so no install script needs to run.
+  rm -rf "$agents/node_modules" "$agents/bin" "$agents/stamp"
+  npm install --prefix "$agents" --no-save --no-audit --no-fund --ignore-scripts --loglevel=error \
+    "@anthropic-ai/claude-code-linux-$arch@$claude_version" \
+    "codex@npm:@openai/codex@$codex_version-linux-$arch" >"$state/npm.log" 2>&1 </dev/null ||
+    { tail -n 20 "$state/npm.log" >&2; give_up "npm could not install the agents, see $state/npm.log"; }
+  mkdir -p "$agents/bin"
+  link_agent claude "$agents/node_modules/@anthropic-ai/claude-code-linux-$arch/claude"
+  link_agent codex "$(find "$agents/node_modules/codex" -type f -name codex -perm -u+x | head -n 1)"
+  docker image rm "$agents_image" >/dev/null 2>&1 || true
+  echo "$stamp" >"$agents/stamp"
+}
+
+link_agent() {
+  [ -x "$2" ] || give_up "the package of $1 holds no program at ${2:-its usual place}"
+  ln "$2" "$agents/bin/$1" 2>/dev/null || cp "$2" "$agents/bin/$1"
+}
+
+case ${1:-} in
+  --stop) stop_engine; exit ;;
+  '') ;;
+  *) give_up "usage: tests/bring-up.sh [--stop]" ;;
+esac
+bring_programs
+bring_engine
+bring_agents
+bring_images
+say "ready"
