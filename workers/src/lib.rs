@@ -16,5 +16,6 @@ pub mod repo_config;
 pub mod run;
 pub mod sandbox;
 pub mod text;
+pub mod toml_problem;
 pub mod verify;
 pub mod worker;

@@ -1,9 +1,24 @@
-//! Stub: owned by the gates room. The target repository's `.onramp.toml`, from its base branch.
+//! What a repository says about itself: `.onramp.toml`, from its base branch.
+//!
+//! The base branch decides, never the change: an agent that edits the file changes nothing about the attempt that it is
+//! part of. A repository without the file still works, with what its own tools call "the tests" (see `detect`). Every
+//! value that leaves here is effective and in range, so the rest of the hands never asks again.
+
+mod detect;
+mod file;
+mod values;
+
 use std::{collections::BTreeMap, time::Duration};
 
-use tasks::Failure;
+use tasks::{Code, Failure};
 
-use crate::sandbox::{Limits, TreeFile};
+use self::file::{ConfigFile, EnvironmentTable, LimitsTable, PolicyTable};
+pub(crate) use self::values::glob;
+pub use self::values::{parse_duration, parse_size};
+use crate::{
+    sandbox::{Limits, TreeFile},
+    toml_problem::{TomlProblem, did_you_mean},
+};
 
 /// The name of the file.
 pub const FILE_NAME: &str = ".onramp.toml";
@@ -101,12 +116,235 @@ pub struct Network {
     pub allow: Vec<String>,
 }
 
+/// The largest `.onramp.toml` that is read, in bytes.
+const MAX_FILE_BYTES: usize = 256 << 10;
+/// The wall limit of a check that names none.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// What no change may touch, in any repository, unless its owner takes it away under `[policy] unprotect`: what runs
+/// with other people's rights (workflows, hooks, editor tasks), what decides who reviews, what instructs agents, and what
+/// changes how git reads the tree. Lock and build files are not among them: a change of dependencies is an ordinary one.
+pub const PROTECTED: &[&str] = &[
+    ".github/workflows/**",
+    ".github/actions/**",
+    ".forgejo/workflows/**",
+    ".gitea/workflows/**",
+    ".gitlab-ci.yml",
+    ".gitlab/ci/**",
+    ".circleci/**",
+    ".buildkite/**",
+    ".woodpecker/**",
+    ".travis.yml",
+    ".drone.yml",
+    "azure-pipelines.yml",
+    "bitbucket-pipelines.yml",
+    "Jenkinsfile",
+    "CODEOWNERS",
+    ".github/CODEOWNERS",
+    "docs/CODEOWNERS",
+    "**/AGENTS.md",
+    "**/CLAUDE.md",
+    "**/GEMINI.md",
+    ".github/copilot-instructions.md",
+    ".claude/**",
+    ".codex/**",
+    ".opencode/**",
+    "opencode.json",
+    ".cursor/**",
+    ".cursorrules",
+    ".aider.conf.yml",
+    ".mcp.json",
+    ".vscode/tasks.json",
+    ".vscode/settings.json",
+    ".devcontainer/**",
+    ".envrc",
+    FILE_NAME,
+    "**/.gitattributes",
+    ".gitmodules",
+    ".husky/**",
+    ".githooks/**",
+    ".pre-commit-config.yaml",
+    "lefthook.yml",
+];
+
 impl RepoConfig {
     /// From the base commit: `.onramp.toml` when it is there, else by looking at the tree.
     ///
     /// # Errors
     /// E007 with the line and a "did you mean"; E041 when there is nothing to check with.
-    pub fn load(_file: Option<&[u8]>, _tree: &[TreeFile]) -> Result<Self, Failure> {
-        todo!()
+    pub fn load(file: Option<&[u8]>, tree: &[TreeFile]) -> Result<Self, Failure> {
+        let Some(bytes) = file else {
+            let detected = some_checks(detect::detect(tree))?;
+            let origin = detected.origin();
+            let environment = Environment { setup: detected.setup, ..Environment::default() };
+            return Ok(Self {
+                origin,
+                environment,
+                checks: detected.checks,
+                limits: limits(&LimitsTable::default()),
+                policy: policy(PolicyTable::default()),
+                pull_request: PullRequestOptions::default(),
+                network: Network::default(),
+            });
+        };
+        let file = read(bytes)?;
+        let mut environment = environment(file.environment);
+        let (checks, origin) = if file.checks.is_empty() {
+            let detected = some_checks(detect::detect(tree))?;
+            let origin = format!("{FILE_NAME}; checks {}", detected.origin());
+            if environment.1 {
+                environment.0.setup = detected.setup;
+            }
+            (detected.checks, origin)
+        } else {
+            (file.checks.into_iter().map(check).collect(), FILE_NAME.to_owned())
+        };
+        Ok(Self {
+            origin,
+            environment: environment.0,
+            checks,
+            limits: limits(&file.limits),
+            policy: policy(file.policy),
+            pull_request: PullRequestOptions {
+                draft: file.pull_request.draft,
+                labels: file.pull_request.labels,
+                reviewers: file.pull_request.reviewers,
+            },
+            network: Network { allow: file.network.allow.into_iter().map(|host| host.0).collect() },
+        })
     }
 }
+
+/// The JSON Schema of `.onramp.toml`, for editors; committed as `docs/onramp.schema.json`.
+pub fn json_schema() -> String {
+    let schema = schemars::schema_for!(ConfigFile);
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn bad(problem: &TomlProblem) -> Failure {
+    Failure::new(Code::BadRepoConfig, format!("`{FILE_NAME}` cannot be used: {problem}")).detail(&problem.excerpt)
+}
+
+fn some_checks(detected: detect::Detected) -> Result<detect::Detected, Failure> {
+    if detected.checks.is_empty() {
+        let message = format!(
+            "Nothing says how to check a change: no checks are configured, and at the top of the repository there is no {}",
+            detect::LOOKED_FOR
+        );
+        return Err(Failure::new(Code::NoChecks, message));
+    }
+    Ok(detected)
+}
+
+/// Parses the file and checks what no single value can show.
+fn read(bytes: &[u8]) -> Result<ConfigFile, Failure> {
+    let plain = |message: String| bad(&TomlProblem { at: None, message, excerpt: String::new() });
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(plain(format!("it has {} bytes, and at most {MAX_FILE_BYTES} are read", bytes.len())));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| plain(format!("byte {} is not UTF-8", e.valid_up_to())))?;
+    let file: ConfigFile = toml::from_str(text).map_err(|error| bad(&TomlProblem::new(text, &error)))?;
+    cross_check(text, &file).map_err(|problem| bad(&problem))?;
+    Ok(file)
+}
+
+fn cross_check(text: &str, file: &ConfigFile) -> Result<(), TomlProblem> {
+    let version = *file.version.get_ref();
+    if version != 1 {
+        let message = format!("version {version} is not known here; this Onramp reads version 1");
+        return Err(TomlProblem::at(text, file.version.span(), message));
+    }
+    if let (Some(_), Some(dockerfile)) = (&file.environment.image, &file.environment.dockerfile) {
+        let message = "`image` and `dockerfile` exclude each other; keep the one that is meant";
+        return Err(TomlProblem::at(text, dockerfile.span(), message));
+    }
+    for (key, value) in [("image", &file.environment.image), ("dockerfile", &file.environment.dockerfile)] {
+        if let Some(value) = value
+            && let Some(wrong) = wrong_image(key, value.get_ref())
+        {
+            return Err(TomlProblem::at(text, value.span(), wrong));
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for check in &file.checks {
+        let name = &check.name.get_ref().0;
+        if !seen.insert(name) {
+            let message = format!("two checks are called {name:?}; each needs its own name");
+            return Err(TomlProblem::at(text, check.name.span(), message));
+        }
+    }
+    for glob in &file.policy.unprotect {
+        let word = glob.get_ref().0.as_str();
+        if !PROTECTED.contains(&word) {
+            let hint =
+                did_you_mean(word, PROTECTED).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let message = format!("{word:?} is not among the globs that are protected in every repository{hint}");
+            return Err(TomlProblem::at(text, glob.span(), message));
+        }
+    }
+    Ok(())
+}
+
+fn wrong_image(key: &str, value: &str) -> Option<String> {
+    if value.is_empty() || value.starts_with('-') || value.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Some(format!("{value:?} is not the name of {}", if key == "image" { "an image" } else { "a file" }));
+    }
+    let outside = key == "dockerfile" && (value.starts_with('/') || value.split('/').any(|part| part == ".."));
+    outside.then(|| format!("{value:?} lies outside of the repository; give a path from its top"))
+}
+
+/// The environment, and whether setup was left open.
+fn environment(table: EnvironmentTable) -> (Environment, bool) {
+    let setup_is_open = table.setup.is_none();
+    let setup = table.setup.unwrap_or_default().into_iter().map(|command| command.0).collect();
+    let environment = Environment {
+        image: table.image.map(toml::Spanned::into_inner),
+        dockerfile: table.dockerfile.map(toml::Spanned::into_inner),
+        setup,
+        env: table.env.into_iter().map(|(name, value)| (name.0, value)).collect(),
+        gpu: table.gpu,
+    };
+    (environment, setup_is_open)
+}
+
+fn check(table: file::CheckTable) -> Check {
+    Check {
+        name: table.name.into_inner().0,
+        command: table.command.0,
+        timeout: table.timeout.map_or(CHECK_TIMEOUT, |time| time.0),
+        required: table.required,
+    }
+}
+
+fn limits(table: &LimitsTable) -> TaskLimits {
+    let default = Limits::default();
+    TaskLimits {
+        time: table.time.as_ref().map_or(Duration::from_secs(45 * 60), |time| time.0),
+        idle: table.idle.as_ref().map_or(Duration::from_secs(10 * 60), |time| time.0),
+        rounds: table.rounds.and_then(|rounds| u32::try_from(rounds).ok()).unwrap_or(3),
+        sandbox: Limits {
+            cpus: table.cpus.unwrap_or(default.cpus),
+            memory_bytes: table.memory.as_ref().map_or(default.memory_bytes, |size| size.0),
+            pids: table.pids.unwrap_or(default.pids),
+            disk_bytes: table.disk.as_ref().map_or(default.disk_bytes, |size| size.0),
+        },
+    }
+}
+
+fn policy(table: PolicyTable) -> Policy {
+    let kept = PROTECTED.iter().filter(|glob| !table.unprotect.iter().any(|gone| gone.get_ref().0 == **glob));
+    let mut protected: Vec<String> = kept.map(|glob| (*glob).to_owned()).collect();
+    protected.extend(table.protected.into_iter().map(|glob| glob.0));
+    Policy {
+        protected,
+        allowed: table.allowed.into_iter().map(|glob| glob.0).collect(),
+        max_files: table.max_files.and_then(|n| usize::try_from(n).ok()).unwrap_or(100),
+        max_bytes: table.max_bytes.map_or(4 << 20, |size| size.0),
+        binaries: table.binaries,
+    }
+}
+
+#[cfg(test)]
+mod tests;

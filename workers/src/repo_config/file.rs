@@ -1,0 +1,168 @@
+//! `.onramp.toml` as it is written: every key, its type and its meaning. The JSON Schema for editors comes from here, so
+//! the doc comments are what people read there.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::values::{
+    CheckName, CommandLine, Host, PathGlob, SandboxSize, Size, Time, VariableName, cpus, gpu, in_range,
+};
+
+/// How Onramp works on this repository. Read from the base branch only, never from a change.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = ".onramp.toml")]
+pub(super) struct ConfigFile {
+    /// The version of this format: 1.
+    #[schemars(with = "u64", range(min = 1, max = 1))]
+    pub(super) version: Spanned<i64>,
+    /// Where setup, agent and checks run.
+    #[serde(default)]
+    pub(super) environment: EnvironmentTable,
+    /// What must pass before a pull request exists, in order. When absent, checks are detected from the files at the top
+    /// of the repository.
+    #[serde(default, rename = "check")]
+    pub(super) checks: Vec<CheckTable>,
+    /// How much a task may use.
+    #[serde(default)]
+    pub(super) limits: LimitsTable,
+    /// What a change may touch.
+    #[serde(default)]
+    pub(super) policy: PolicyTable,
+    /// How pull requests are opened.
+    #[serde(default)]
+    pub(super) pull_request: PullRequestTable,
+    /// What can be reached from inside.
+    #[serde(default)]
+    pub(super) network: NetworkTable,
+}
+
+/// Where setup, agent and checks run.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EnvironmentTable {
+    /// The image that sandboxes start from, such as "rust:1.91". Not together with `dockerfile`.
+    #[schemars(with = "Option<String>")]
+    pub(super) image: Option<Spanned<String>>,
+    /// A Dockerfile of this repository to build the image from. Not together with `image`.
+    #[schemars(with = "Option<String>")]
+    pub(super) dockerfile: Option<Spanned<String>>,
+    /// Commands for `sh -c` that run in order before the agent and before the checks.
+    pub(super) setup: Option<Vec<CommandLine>>,
+    /// Environment variables of every command. No secrets: this file is public to whoever reads the repository.
+    #[serde(default)]
+    pub(super) env: BTreeMap<VariableName, String>,
+    /// A GPU: true, a number of devices, or a description such as "1x24GiB".
+    #[serde(default, deserialize_with = "gpu")]
+    #[schemars(with = "Option<Gpu>")]
+    pub(super) gpu: Option<String>,
+}
+
+/// The ways to ask for a GPU; only for the schema.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+#[expect(dead_code, reason = "describes the schema of a value that is read by hand")]
+enum Gpu {
+    Wanted(bool),
+    Devices(u8),
+    Description(String),
+}
+
+/// One check: a command that must end with exit code 0.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckTable {
+    /// Its name, unique.
+    #[schemars(with = "CheckName")]
+    pub(super) name: Spanned<CheckName>,
+    /// The command line for `sh -c`, run at the top of the repository.
+    pub(super) command: CommandLine,
+    /// How long it may take. Default "15m".
+    pub(super) timeout: Option<Time>,
+    /// False: a failure is shown but does not hold the pull request back. Default true.
+    #[serde(default = "yes")]
+    pub(super) required: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How much a task may use.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsTable {
+    /// Wall time of the agent in each round. Default "45m".
+    pub(super) time: Option<Time>,
+    /// The agent is stopped after so long without output. Default "10m".
+    pub(super) idle: Option<Time>,
+    /// How often the agent may try, the first time included. Default 3.
+    #[serde(default, deserialize_with = "in_range::<_, 1, 10>")]
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) rounds: Option<u64>,
+    /// Memory of each sandbox. Default "4GiB".
+    pub(super) memory: Option<SandboxSize>,
+    /// CPUs of each sandbox; a fraction is fine. Default 2.
+    #[serde(default, deserialize_with = "cpus")]
+    #[schemars(range(min = 0.1, max = 1024))]
+    pub(super) cpus: Option<f64>,
+    /// Processes and threads in each sandbox. Default 1024.
+    #[serde(default, deserialize_with = "in_range::<_, 16, 1_000_000>")]
+    #[schemars(range(min = 16, max = 1_000_000))]
+    pub(super) pids: Option<u64>,
+    /// What may be written in each sandbox. Default "10GiB".
+    pub(super) disk: Option<SandboxSize>,
+}
+
+/// What a change may touch.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicyTable {
+    /// Globs that no change may touch, beyond those that are protected in every repository.
+    #[serde(default)]
+    pub(super) protected: Vec<PathGlob>,
+    /// Globs to take away from those that are protected in every repository, each written exactly as it stands there.
+    #[serde(default)]
+    #[schemars(with = "Vec<PathGlob>")]
+    pub(super) unprotect: Vec<Spanned<PathGlob>>,
+    /// When not empty: the globs outside of which no change may touch anything.
+    #[serde(default)]
+    pub(super) allowed: Vec<PathGlob>,
+    /// The most files in one change. Default 100.
+    #[serde(default, deserialize_with = "in_range::<_, 1, 10_000>")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) max_files: Option<u64>,
+    /// The most bytes in the changed files together, as they are after the change. Default "4MiB".
+    pub(super) max_bytes: Option<Size>,
+    /// Whether binary files may be added or changed. Default false.
+    #[serde(default)]
+    pub(super) binaries: bool,
+}
+
+/// How pull requests are opened.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PullRequestTable {
+    /// As a draft. Default false.
+    #[serde(default)]
+    pub(super) draft: bool,
+    /// Labels to set.
+    #[serde(default)]
+    pub(super) labels: Vec<String>,
+    /// Logins to ask for review.
+    #[serde(default)]
+    pub(super) reviewers: Vec<String>,
+}
+
+/// What can be reached from inside. Models are always reached through Onramp's own gateway and need no entry.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NetworkTable {
+    /// Host names, or ".example.com" for every host below one. Empty: none at all.
+    #[serde(default)]
+    pub(super) allow: Vec<Host>,
+}

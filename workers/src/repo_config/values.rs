@@ -1,0 +1,343 @@
+//! The kinds of values in `.onramp.toml`: each can only hold what is right, and says what that is.
+
+use std::{fmt, time::Duration};
+
+use globset::{Glob, GlobBuilder, GlobMatcher};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de};
+
+/// Parses `90s`, `15m`, `1h30m`.
+///
+/// # Errors
+/// One sentence that says what is right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write it like \"90s\", \"15m\" or \"1h30m\"");
+    let mut seconds = 0u64;
+    let mut rest = text.trim();
+    let mut finest = u64::MAX;
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest[digits..].chars().next() {
+            Some('h') => 3600,
+            Some('m') => 60,
+            Some('s') => 1,
+            _ => return Err(wrong()),
+        };
+        if unit >= finest {
+            return Err(wrong());
+        }
+        finest = unit;
+        seconds = number.checked_mul(unit).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
+        rest = &rest[digits + 1..];
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Parses `4GiB`, `512 MiB`, `64KiB`, `1000B`.
+///
+/// # Errors
+/// One sentence that says what is right.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size; write it like \"4GiB\", \"512MiB\" or \"64KiB\"");
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit: u64 = match text[digits..].trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+/// Reads a string and turns it into a value; the error of `parse` is the message.
+fn from_text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct Visitor<T>(&'static str, fn(&str) -> Result<T, String>);
+    impl<T> de::Visitor<'_> for Visitor<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<T, E> {
+            (self.1)(value).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Visitor(expected, parse))
+}
+
+macro_rules! text_value {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $expected:literal, $pattern:literal, $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+        #[schemars(inline)]
+        pub(super) struct $name(#[schemars(with = "String", regex(pattern = $pattern))] pub(super) $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                from_text(deserializer, $expected, $parse).map($name)
+            }
+        }
+    };
+}
+
+text_value!(
+    /// A time between one second and one day.
+    Time(Duration), "a duration such as \"15m\"", r"^\s*([0-9]+h)?([0-9]+m)?([0-9]+s)?\s*$", |text| {
+        let time = parse_duration(text)?;
+        match time.as_secs() {
+            1..=86_400 => Ok(time),
+            _ => Err(format!("{text:?} is out of range; a time is between \"1s\" and \"24h\"")),
+        }
+    }
+);
+
+text_value!(
+    /// A size of at least one byte.
+    Size(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
+        parse_size(text).and_then(|bytes| match bytes {
+            0 => Err(format!("{text:?} is out of range; a size is at least \"1B\"")),
+            _ => Ok(bytes),
+        })
+    }
+);
+
+text_value!(
+    /// The memory or disk of a sandbox: enough for anything to run at all.
+    SandboxSize(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
+        parse_size(text).and_then(|bytes| match bytes {
+            n if n < 16 << 20 => Err(format!("{text:?} is out of range; a sandbox needs at least \"16MiB\"")),
+            _ => Ok(bytes),
+        })
+    }
+);
+
+text_value!(
+    /// The name of a check.
+    CheckName(String), "a name", r"^[A-Za-z0-9][A-Za-z0-9 ._/:+-]{0,59}$", |text| {
+        let mut bytes = text.bytes();
+        let starts = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let goes_on = bytes.all(|b| b.is_ascii_alphanumeric() || b" ._/:+-".contains(&b));
+        if starts && goes_on && text.len() <= 60 {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text:?} is not a name for a check; use up to 60 letters, digits, spaces and ._/:+-"))
+        }
+    }
+);
+
+text_value!(
+    /// A command line for `sh -c`.
+    CommandLine(String), "a command line", r"\S", |text| {
+        if text.trim().is_empty() {
+            Err("the command is empty; write what `sh -c` is to run".to_owned())
+        } else if text.contains('\0') {
+            Err("a command cannot hold a NUL character".to_owned())
+        } else {
+            Ok(text.to_owned())
+        }
+    }
+);
+
+text_value!(
+    /// The name of an environment variable.
+    VariableName(String), "the name of an environment variable", "^[A-Za-z_][A-Za-z0-9_]*$", |text| {
+        let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if starts && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text:?} is not the name of an environment variable; use letters, digits and _"))
+        }
+    }
+);
+
+text_value!(
+    /// A glob over paths of the repository.
+    PathGlob(String), "a glob such as \"src/**\"", r"^[^/]", |text| {
+        if let Some(stem) = text.strip_prefix('/').or_else(|| text.strip_prefix("./")) {
+            return Err(format!("{text:?} cannot match; globs start at the top of the repository: write {stem:?}"));
+        }
+        if text.ends_with('/') {
+            return Err(format!("{text:?} matches no file; write \"{text}**\" for everything below it"));
+        }
+        if text.is_empty() {
+            return Err("an empty glob matches nothing; remove it, or write \"**\" for everything".to_owned());
+        }
+        match glob(text, false) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("{text:?} is not a glob: {}", error.kind())),
+        }
+    }
+);
+
+text_value!(
+    /// A host name, or a suffix that starts with a dot.
+    Host(String), "a host such as \"example.com\"", r"^\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$", parse_host
+);
+
+/// `example.com`, or `.example.com` for everything below it. Addresses are refused: a name says who is meant, and a
+/// numeric address could be the worker's own network.
+fn parse_host(text: &str) -> Result<String, String> {
+    if let Some(rest) = text.strip_prefix("*.") {
+        return Err(format!("{text:?} is not a host; write \".{rest}\" for every host below it"));
+    }
+    if text.contains("://") || text.contains('/') {
+        return Err(format!("{text:?} is not a host; leave the scheme and the path out"));
+    }
+    if text.contains(':') {
+        return Err(format!("{text:?} is not a host; leave the port out"));
+    }
+    let name = text.strip_prefix('.').unwrap_or(text);
+    let labels: Vec<&str> = name.split('.').collect();
+    let label_is_good = |label: &&str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(format!("{text:?} is an address; write the name of the host"));
+    }
+    if labels.len() < 2 || name.len() > 253 || !labels.iter().all(label_is_good) {
+        return Err(format!("{text:?} is not a host; write it like \"example.com\" or \".example.com\""));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The one way globs are read: `*` stays inside one directory, `**` crosses.
+pub(crate) fn glob(pattern: &str, ignore_case: bool) -> Result<GlobMatcher, globset::Error> {
+    let glob: Glob = GlobBuilder::new(pattern)
+        .literal_separator(true)
+        .backslash_escape(true)
+        .empty_alternates(true)
+        .case_insensitive(ignore_case)
+        .build()?;
+    Ok(glob.compile_matcher())
+}
+
+/// A whole number in a range, named in the error.
+pub(super) fn in_range<'de, D, const LOW: u64, const HIGH: u64>(deserializer: D) -> Result<Option<u64>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let number = i64::deserialize(deserializer)?;
+    match u64::try_from(number) {
+        Ok(number) if (LOW..=HIGH).contains(&number) => Ok(Some(number)),
+        _ => Err(de::Error::custom(format!("{number} is out of range; it is between {LOW} and {HIGH}"))),
+    }
+}
+
+/// CPUs: a fraction is fine.
+pub(super) fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    if (0.1..=1024.0).contains(&number) {
+        Ok(Some(number))
+    } else {
+        Err(de::Error::custom(format!("{number} is out of range; CPUs are between 0.1 and 1024")))
+    }
+}
+
+/// `false`, `true`, a number of devices, or a description in words.
+pub(super) fn gpu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Visitor;
+    impl de::Visitor<'_> for Visitor {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true, false, a number of devices or a text")
+        }
+        fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
+            Ok(value.then(|| "1".to_owned()))
+        }
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
+            match value {
+                0 => Ok(None),
+                1..=64 => Ok(Some(value.to_string())),
+                _ => Err(E::custom(format!("{value} is out of range; GPUs are between 0 and 64"))),
+            }
+        }
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
+            Ok(Some(value.trim().to_owned()).filter(|text| !text.is_empty()))
+        }
+    }
+    deserializer.deserialize_any(Visitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_numbers_with_units_from_large_to_small() {
+        let seconds = |text| parse_duration(text).unwrap().as_secs();
+        assert_eq!(["90s", "15m", "1h", "1h30m", "1h0m5s"].map(seconds), [90, 900, 3600, 5400, 3605]);
+        for bad in [
+            "",
+            "15",
+            "m",
+            "1d",
+            "-1s",
+            "1m1h",
+            "1s1s",
+            "1.5h",
+            "15 m",
+            "99999999999999999999h",
+            "18446744073709551615h",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary_or_decimal_and_never_wrap() {
+        let bytes = |text| parse_size(text).unwrap();
+        assert_eq!(["1B", "64KiB", "4 GiB", "1MB"].map(bytes), [1, 65_536, 4 << 30, 1_000_000]);
+        for bad in ["", "4", "4G", "GiB", "1.5GiB", "-1B", "99999999TiB", "18446744073709551615KiB"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_or_suffixes_and_never_addresses() {
+        for good in ["example.com", ".example.com", "Static.Example.com", "a-b.c1.example"] {
+            assert_eq!(parse_host(good), Ok(good.to_lowercase()));
+        }
+        for bad in [
+            "",
+            ".",
+            "com",
+            ".com",
+            "localhost",
+            "*.example.com",
+            "https://example.com",
+            "example.com/x",
+            "example.com:443",
+            "127.0.0.1",
+            "[::1]",
+            "0x7f.1",
+            "exa mple.com",
+            "-a.com",
+            "a..com",
+            "a.com.",
+        ] {
+            assert!(parse_host(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            parse_host("*.example.com").unwrap_err(),
+            "\"*.example.com\" is not a host; write \".example.com\" for every host below it"
+        );
+    }
+}
