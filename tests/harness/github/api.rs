@@ -1,0 +1,466 @@
+//! The part of GitHub's REST API that Onramp uses, with GitHub's own refusals.
+
+use axum::http::header;
+use serde_json::{Value, json};
+
+use super::{
+    Call, apps, json,
+    state::{Permission, Pull, Repository, State, Token, now},
+};
+
+/// The longest text of a comment or a pull request.
+const MAX_BODY_CHARS: usize = 65_536;
+
+/// An answer, whole.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: Value,
+    pub(super) link: Option<String>,
+}
+
+/// What a route says: both sides are answers, and the right one ends the matter early.
+pub(super) type Answer = Result<Reply, Reply>;
+
+impl Reply {
+    pub(super) fn ok(body: Value) -> Self {
+        Self { status: 200, body, link: None }
+    }
+
+    pub(super) fn created(body: Value) -> Self {
+        Self { status: 201, body, link: None }
+    }
+
+    pub(super) fn error(status: u16, message: &str) -> Self {
+        let docs = "https://docs.github.com/rest";
+        Self { status, body: json!({ "message": message, "documentation_url": docs }), link: None }
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::error(404, "Not Found")
+    }
+
+    /// 422 with one error of GitHub's shape.
+    fn invalid(error: &Value) -> Self {
+        let mut reply = Self::error(422, "Validation Failed");
+        reply.body["errors"] = json!([error]);
+        reply
+    }
+}
+
+/// What a request needs to be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Metadata,
+    ReadContents,
+    WriteContents,
+    ReadIssues,
+    WriteIssues,
+    ReadPulls,
+    WritePulls,
+}
+
+impl Need {
+    /// The permission of an app, and whether it is one to write.
+    fn of_app(self) -> (&'static str, bool) {
+        match self {
+            Self::Metadata => ("metadata", false),
+            Self::ReadContents => ("contents", false),
+            Self::WriteContents => ("contents", true),
+            Self::ReadIssues => ("issues", false),
+            Self::WriteIssues => ("issues", true),
+            Self::ReadPulls => ("pull_requests", false),
+            Self::WritePulls => ("pull_requests", true),
+        }
+    }
+}
+
+impl Token {
+    /// Whether the holder may do this; 404 where it must not even know, 403 where it may only look.
+    pub(super) fn may(&self, need: Need, repo: &Repository) -> Result<(), Reply> {
+        let (right, writes) = need.of_app();
+        match self {
+            Self::Installation { repositories, .. } if !repositories.contains(&repo.id) => Err(Reply::not_found()),
+            Self::Installation { permissions, .. } => match permissions.get(right).map(String::as_str) {
+                Some("write") => Ok(()),
+                Some("read") if !writes => Ok(()),
+                _ => Err(Reply::error(403, "Resource not accessible by integration")),
+            },
+            Self::Personal { login } => match repo.permissions.get(login).copied().unwrap_or(Permission::None) {
+                Permission::None => Err(Reply::not_found()),
+                Permission::Read if writes => {
+                    Err(Reply::error(403, "Resource not accessible by personal access token"))
+                }
+                Permission::Read | Permission::Write | Permission::Admin => Ok(()),
+            },
+        }
+    }
+
+    fn login(&self) -> &str {
+        match self {
+            Self::Personal { login } => login,
+            Self::Installation { .. } => json::BOT,
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn json(&self) -> Result<Value, Reply> {
+        if self.body.is_empty() {
+            return Ok(json!({}));
+        }
+        serde_json::from_slice(&self.body).map_err(|_| Reply::error(400, "Problems parsing JSON"))
+    }
+
+    fn number(&self, name: &str, otherwise: usize) -> usize {
+        self.query.get(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    }
+}
+
+/// Answers a request.
+pub(super) fn answer(state: &mut State, call: &Call) -> Reply {
+    route(state, call).unwrap_or_else(|refusal| refusal)
+}
+
+fn route(state: &mut State, call: &Call) -> Answer {
+    let path = call.path.strip_prefix(&state.prefix).ok_or_else(Reply::not_found)?;
+    let path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(percent_decoded).collect();
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+
+    let bearer = call.header(header::AUTHORIZATION);
+    let bearer = bearer.strip_prefix("Bearer ").or_else(|| bearer.strip_prefix("token ")).unwrap_or_default();
+    if bearer.matches('.').count() == 2 {
+        let app = state.app.as_ref().ok_or_else(|| Reply::error(404, "Integration not found"))?;
+        app.accepts(bearer).map_err(|why| Reply::error(401, why))?;
+        return apps::answer(state, call, &path);
+    }
+    let token = state.tokens.get(bearer).cloned().ok_or_else(|| Reply::error(401, "Bad credentials"))?;
+
+    match (call.method.as_str(), path.as_slice()) {
+        ("GET", ["user"]) => match &token {
+            Token::Personal { login } => Ok(Reply::ok(json::user(state, login))),
+            Token::Installation { .. } => Err(Reply::error(403, "Resource not accessible by integration")),
+        },
+        ("GET", ["users", login]) => Ok(Reply::ok(json::user(state, login))),
+        ("GET", ["user", id]) => {
+            let known = state.users.iter().find(|(_, known)| known.to_string() == *id);
+            known.map(|(login, _)| Reply::ok(json::user(state, login))).ok_or_else(Reply::not_found)
+        }
+        (_, ["repos", owner, name, rest @ ..]) => {
+            let full_name = format!("{owner}/{name}");
+            state.find(&full_name).ok_or_else(Reply::not_found)?;
+            in_repository(&mut InRepository { state, token, name: full_name, call }, rest)
+        }
+        _ => Err(Reply::not_found()),
+    }
+}
+
+/// A request that is about one repository.
+struct InRepository<'a> {
+    state: &'a mut State,
+    token: Token,
+    name: String,
+    call: &'a Call,
+}
+
+impl InRepository<'_> {
+    fn repo(&self) -> &Repository {
+        self.state.repository(&self.name)
+    }
+
+    fn need(&self, need: Need) -> Result<(), Reply> {
+        self.token.may(need, self.repo())
+    }
+
+    /// One page of a list, with the header that leads to the next.
+    fn page(&self, items: Vec<Value>) -> Reply {
+        let per_page = self.call.number("per_page", 30).clamp(1, 100);
+        let page = self.call.number("page", 1).max(1);
+        let last = items.len().div_ceil(per_page).max(1);
+        let address = |page| {
+            let others = self.call.query.iter().filter(|(name, _)| *name != "page");
+            let others: String = others.map(|(name, value)| format!("&{name}={value}")).collect();
+            format!("{}{}?page={page}{others}", self.state.web_url, self.call.path)
+        };
+        let link =
+            (page < last).then(|| format!(r#"<{}>; rel="next", <{}>; rel="last""#, address(page + 1), address(last)));
+        let items = items.into_iter().skip((page - 1) * per_page).take(per_page).collect();
+        Reply { status: 200, body: items, link }
+    }
+}
+
+fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
+    match (at.call.method.as_str(), path) {
+        ("GET", []) => {
+            at.need(Need::Metadata)?;
+            Ok(Reply::ok(json::repository(at.state, at.repo())))
+        }
+        ("GET", ["collaborators", login, "permission"]) => permission(at, login),
+        ("GET", ["git", "ref" | "refs", "heads", branch @ ..]) => reference(at, &branch.join("/")),
+        ("GET", ["branches", branch @ ..]) => branch_head(at, &branch.join("/")),
+
+        ("GET", ["issues", number]) => issue(at, number),
+        ("GET", ["issues", number, "comments"]) => list_comments(at, number),
+        ("POST", ["issues", number, "comments"]) => create_comment(at, number),
+        ("GET", ["issues", "comments", id]) => one_comment(at, id),
+        ("PATCH", ["issues", "comments", id]) => edit_comment(at, id),
+        ("POST", ["issues", number, "labels"]) => add_labels(at, number),
+
+        ("GET", ["pulls"]) => list_pulls(at),
+        ("POST", ["pulls"]) => create_pull(at),
+        ("GET", ["pulls", number]) => {
+            at.need(Need::ReadPulls)?;
+            pull_reply(at, find_pull(at, number)?)
+        }
+        ("PATCH", ["pulls", number]) => update_pull(at, number),
+        ("POST", ["pulls", number, "requested_reviewers"]) => request_reviewers(at, number),
+        _ => Err(Reply::not_found()),
+    }
+}
+
+// ---- people and branches
+
+fn permission(at: &InRepository<'_>, login: &str) -> Answer {
+    at.need(Need::Metadata)?;
+    if !at.state.users.contains_key(login) {
+        return Err(Reply::error(404, &format!("{login} is not a user")));
+    }
+    let word = at.repo().permissions.get(login).copied().unwrap_or(Permission::None).word();
+    Ok(Reply::ok(json!({ "permission": word, "role_name": word, "user": json::user(at.state, login) })))
+}
+
+fn reference(at: &InRepository<'_>, branch: &str) -> Answer {
+    at.need(Need::ReadContents)?;
+    let sha = at.repo().bare().tip(branch).ok_or_else(Reply::not_found)?;
+    let url = format!("{}/repos/{}/git/refs/heads/{branch}", at.state.api_url(), at.name);
+    let object = json!({ "type": "commit", "sha": sha, "url": url });
+    Ok(Reply::ok(json!({ "ref": format!("refs/heads/{branch}"), "node_id": "REF_1", "url": url, "object": object })))
+}
+
+fn branch_head(at: &InRepository<'_>, branch: &str) -> Answer {
+    at.need(Need::ReadContents)?;
+    let sha = at.repo().bare().tip(branch).ok_or_else(|| Reply::error(404, "Branch not found"))?;
+    Ok(Reply::ok(json!({ "name": branch, "commit": { "sha": sha }, "protected": false })))
+}
+
+// ---- issues and comments
+
+/// The number of an issue or pull request that is there.
+fn numbered(at: &InRepository<'_>, number: &str) -> Result<u64, Reply> {
+    let number = number.parse().map_err(|_| Reply::not_found())?;
+    let repo = at.repo();
+    let known = repo.issues.contains_key(&number) || repo.pulls.contains_key(&number);
+    if known { Ok(number) } else { Err(Reply::not_found()) }
+}
+
+fn issue(at: &InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::ReadIssues)?;
+    let number = numbered(at, number)?;
+    let issue = at.repo().issues.get(&number).ok_or_else(Reply::not_found)?;
+    Ok(Reply::ok(json::issue(at.state, at.repo(), issue)))
+}
+
+fn list_comments(at: &InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::ReadIssues)?;
+    let number = numbered(at, number)?;
+    let comments = at.state.comments_of(&at.name, number);
+    Ok(at.page(comments.map(|comment| json::comment(at.state, at.repo(), comment)).collect()))
+}
+
+/// The text under `body`, which has to be there and may be no longer than GitHub takes.
+fn text(body: &Value, resource: &str) -> Result<String, Reply> {
+    let field = |code| Reply::invalid(&json!({ "resource": resource, "field": "body", "code": code }));
+    let text = body["body"].as_str().filter(|text| !text.is_empty()).ok_or_else(|| field("missing_field"))?;
+    if text.chars().count() > MAX_BODY_CHARS {
+        let message = format!("body is too long (maximum is {MAX_BODY_CHARS} characters)");
+        return Err(Reply::invalid(
+            &json!({ "resource": resource, "field": "body", "code": "custom", "message": message }),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn create_comment(at: &mut InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::WriteIssues)?;
+    let number = numbered(at, number)?;
+    let text = text(&at.call.json()?, "IssueComment")?;
+    let author = at.token.login().to_owned();
+    let comment = at.state.add_comment(&at.name, number, &author, &text).clone();
+    Ok(Reply::created(json::comment(at.state, at.repo(), &comment)))
+}
+
+fn find_comment(at: &InRepository<'_>, id: &str) -> Result<usize, Reply> {
+    let repository = at.repo().id;
+    let found = at.state.comments.iter().position(|c| c.id.to_string() == id && c.repository == repository);
+    found.ok_or_else(Reply::not_found)
+}
+
+fn one_comment(at: &InRepository<'_>, id: &str) -> Answer {
+    at.need(Need::ReadIssues)?;
+    Ok(Reply::ok(json::comment(at.state, at.repo(), &at.state.comments[find_comment(at, id)?])))
+}
+
+fn edit_comment(at: &mut InRepository<'_>, id: &str) -> Answer {
+    at.need(Need::WriteIssues)?;
+    let text = text(&at.call.json()?, "IssueComment")?;
+    let position = find_comment(at, id)?;
+    let comment = &mut at.state.comments[position];
+    comment.body.clone_from(&text);
+    comment.history.push(text);
+    comment.updated_at = now();
+    one_comment(at, id)
+}
+
+fn add_labels(at: &mut InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::WriteIssues)?;
+    let number = numbered(at, number)?;
+    let body = at.call.json()?;
+    let names = body["labels"].as_array().or(body.as_array()).ok_or_else(|| Reply::error(422, "Invalid request."))?;
+    let names: Vec<_> = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let repo = at.state.repository_mut(&at.name);
+    let labels = match repo.pulls.get_mut(&number) {
+        Some(pull) => &mut pull.labels,
+        None => &mut repo.issues.get_mut(&number).ok_or_else(Reply::not_found)?.labels,
+    };
+    for name in names {
+        if !labels.contains(&name) {
+            labels.push(name);
+        }
+    }
+    let labels = labels.clone();
+    Ok(Reply::ok(labels.iter().map(|name| json::label(at.state, at.repo(), name)).collect()))
+}
+
+// ---- pull requests
+
+fn find_pull<'a>(at: &'a InRepository<'_>, number: &str) -> Result<&'a Pull, Reply> {
+    let number: u64 = number.parse().map_err(|_| Reply::not_found())?;
+    at.repo().pulls.get(&number).ok_or_else(Reply::not_found)
+}
+
+fn pull_reply(at: &InRepository<'_>, pull: &Pull) -> Answer {
+    Ok(Reply::ok(json::pull(at.state, at.repo(), pull)))
+}
+
+fn list_pulls(at: &InRepository<'_>) -> Answer {
+    at.need(Need::ReadPulls)?;
+    let query = &at.call.query;
+    let state = query.get("state").map_or("open", String::as_str);
+    let base = query.get("base");
+    // Like GitHub, a head without an owner filters nothing.
+    let head = query.get("head").filter(|head| head.contains(':'));
+    let owner = &at.repo().owner;
+    let shown = at.repo().pulls.values().rev().filter(|pull| {
+        (state == "all" || pull.open == (state == "open"))
+            && base.is_none_or(|base| *base == pull.base)
+            && head.is_none_or(|head| *head == format!("{owner}:{}", pull.head))
+    });
+    Ok(at.page(shown.map(|pull| json::pull(at.state, at.repo(), pull)).collect()))
+}
+
+fn create_pull(at: &mut InRepository<'_>) -> Answer {
+    at.need(Need::WritePulls)?;
+    let body = at.call.json()?;
+    let field = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    let (head, base, title) = (field("head"), field("base"), field("title"));
+    let owner = at.repo().owner.clone();
+    let head = head.strip_prefix(&format!("{owner}:")).unwrap_or(&head).to_owned();
+    may_become_a_pull(at, &owner, &head, &base)?;
+    if body["body"].as_str().is_some_and(|text| !text.is_empty()) {
+        text(&body, "PullRequest")?;
+    }
+    if title.is_empty() {
+        return Err(Reply::invalid(&json!({ "resource": "PullRequest", "field": "title", "code": "missing_field" })));
+    }
+    let pull = Pull {
+        number: at.state.repository_mut(&at.name).fresh_number(),
+        id: at.state.fresh_id(),
+        head,
+        base,
+        title,
+        body: field("body"),
+        draft: body["draft"].as_bool().unwrap_or(false),
+        open: true,
+        merged: false,
+        author: at.token.login().to_owned(),
+        labels: Vec::new(),
+        reviewers: Vec::new(),
+        created_at: now(),
+    };
+    at.state.repository_mut(&at.name).pulls.insert(pull.number, pull.clone());
+    Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
+}
+
+fn may_become_a_pull(at: &InRepository<'_>, owner: &str, head: &str, base: &str) -> Result<(), Reply> {
+    let invalid =
+        |field: &str| Reply::invalid(&json!({ "resource": "PullRequest", "field": field, "code": "invalid" }));
+    let custom =
+        |message: String| Reply::invalid(&json!({ "resource": "PullRequest", "code": "custom", "message": message }));
+    let bare = at.repo().bare();
+    let head_tip = bare.tip(head).ok_or_else(|| invalid("head"))?;
+    let base_tip = bare.tip(base).ok_or_else(|| invalid("base"))?;
+    if bare.ahead(&base_tip, &head_tip) == 0 {
+        return Err(custom(format!("No commits between {base} and {head}")));
+    }
+    if at.repo().pulls.values().any(|pull| pull.open && pull.head == head && pull.base == base) {
+        return Err(custom(format!("A pull request already exists for {owner}:{head}.")));
+    }
+    Ok(())
+}
+
+fn update_pull(at: &mut InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::WritePulls)?;
+    let body = at.call.json()?;
+    let number = find_pull(at, number)?.number;
+    let pull = at.state.pull_mut(&at.name, number);
+    for (field, place) in [("title", &mut pull.title), ("body", &mut pull.body), ("base", &mut pull.base)] {
+        if let Some(text) = body[field].as_str() {
+            text.clone_into(place);
+        }
+    }
+    if let Some(state) = body["state"].as_str() {
+        pull.open = state == "open";
+    }
+    let pull = pull.clone();
+    pull_reply(at, &pull)
+}
+
+fn request_reviewers(at: &mut InRepository<'_>, number: &str) -> Answer {
+    at.need(Need::WritePulls)?;
+    let body = at.call.json()?;
+    let found = find_pull(at, number)?;
+    let (number, author) = (found.number, found.author.clone());
+    let wanted = body["reviewers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let wanted: Vec<_> = wanted.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    if wanted.contains(&author) {
+        return Err(Reply::error(422, "Review cannot be requested from pull request author."));
+    }
+    if wanted.iter().any(|login| !at.repo().permissions.contains_key(login)) {
+        let message = "Reviews may only be requested from collaborators. One or more of the users or teams you \
+                       specified is not a collaborator of the repository.";
+        return Err(Reply::error(422, message));
+    }
+    let pull = at.state.pull_mut(&at.name, number);
+    pull.reviewers.extend(wanted);
+    let pull = pull.clone();
+    Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
+}
+
+/// A part of a path as it was meant: `%2F` is a slash that does not part.
+fn percent_decoded(part: &str) -> String {
+    let mut pieces = part.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        match piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&piece.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(piece.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
