@@ -1,0 +1,103 @@
+//! Which paths a repository may carry.
+//!
+//! A name that some file system takes for `.git` turns a file of the repository into configuration of the git that checks
+//! it out, so all spellings are refused that macOS (code points it ignores) and Windows (case, trailing dots and blanks,
+//! short names, streams, backslashes) would fold into it.
+
+use tasks::{Code, Failure};
+
+/// The longest name that file systems take.
+const MAX_PART_BYTES: usize = 255;
+/// The longest path that Linux takes.
+const MAX_PATH_BYTES: usize = 4095;
+
+/// Refuses a path that no repository should carry, and says why.
+pub(crate) fn check(path: &[u8]) -> Result<(), Failure> {
+    if path.len() > MAX_PATH_BYTES {
+        return Err(refused(path, "a path that is longer than systems take"));
+    }
+    path.split(|byte| *byte == b'/').try_for_each(|part| check_part(part).map_err(|reason| refused(path, reason)))
+}
+
+/// Refuses one part of a path; the reason says what the path is.
+pub(crate) fn check_part(part: &[u8]) -> Result<(), &'static str> {
+    match part {
+        b"" => Err("a path with an empty part"),
+        b"." | b".." => Err("a path that leads elsewhere"),
+        _ if part.contains(&0) || part.contains(&b'/') => Err("a name that no file can have"),
+        _ if part.len() > MAX_PART_BYTES => Err("a name that is longer than systems take"),
+        _ if is_dot_git(part) => Err("a name that some systems take for git's own directory"),
+        _ => Ok(()),
+    }
+}
+
+/// The failure that names a path and says why it cannot be carried.
+pub(crate) fn refused(path: &[u8], reason: &str) -> Failure {
+    Failure::new(Code::PatchRefused, format!("The change holds {}, {reason}", show(path)))
+}
+
+/// A path for people: quoted, without control codes, not too long.
+pub(crate) fn show(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    let short: String = text.chars().take(200).collect();
+    let dots = if short.len() < text.len() { "…" } else { "" };
+    format!("`{}{dots}`", short.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""))
+}
+
+fn is_dot_git(part: &[u8]) -> bool {
+    // Windows takes a backslash for a slash.
+    part.split(|byte| *byte == b'\\').any(|part| {
+        let name = part.split(|byte| *byte == b':').next().unwrap_or_default();
+        let end = name.iter().rposition(|byte| !matches!(byte, b' ' | b'.')).map_or(0, |last| last + 1);
+        let windows = &name[..end];
+        windows.eq_ignore_ascii_case(b".git")
+            || windows.eq_ignore_ascii_case(b"git~1")
+            || without_ignored_code_points(part).eq_ignore_ascii_case(b".git")
+    })
+}
+
+/// What HFS+ compares of a name.
+fn without_ignored_code_points(part: &[u8]) -> Vec<u8> {
+    let ignored = |c: char| {
+        matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
+    };
+    match std::str::from_utf8(part) {
+        Ok(text) => text.chars().filter(|c| !ignored(*c)).collect::<String>().into_bytes(),
+        Err(_) => part.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_the_git_directory_is_refused() {
+        for evil in [
+            ".git", ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git . .", ".git::$INDEX_ALLOCATION", ".git:x",
+            ".g\u{200c}it", "\u{feff}.git", ".gi\u{206f}T", "a\\.git", ".git\\config",
+        ] {
+            assert!(check(format!("sub/{evil}/config").as_bytes()).is_err(), "{evil:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_plain_relative_path_is_refused() {
+        for evil in ["", "/etc/passwd", "a//b", "a/", "..", "a/../b", "./a", "a\0b", &"x/".repeat(3000), &"x".repeat(256)] {
+            assert!(check(evil.as_bytes()).is_err(), "{evil:?}");
+        }
+    }
+
+    #[test]
+    fn odd_names_that_git_allows_are_allowed() {
+        for good in [".gitignore", ".github/x", "git~2", ".git2", "..a", "a b", "a\nb\x1b", "a\\b", "x.", "git", &"x".repeat(255)] {
+            assert!(check(good.as_bytes()).is_ok(), "{good:?}");
+        }
+        assert!(check(b"\xff\xfe").is_ok());
+    }
+
+    #[test]
+    fn a_shown_path_carries_no_control_codes() {
+        assert_eq!(show(b"a\x1b[31m\n'x'"), "`a\\u{1b}[31m\\n'x'`");
+    }
+}
