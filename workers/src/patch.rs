@@ -18,6 +18,7 @@ use tasks::{CommitSha, Failure, TreeSha};
 
 use crate::{
     checkout::{Mirror, commit_tree, tree as base_tree},
+    run::sandbox_failure,
     sandbox::{FileKind, Sandbox, TreeFile},
 };
 
@@ -111,8 +112,8 @@ impl Patch {
         base: &CommitSha,
         limits: ExtractLimits,
     ) -> Result<Self, Failure> {
-        sandbox.kill_all().await.map_err(extract::failure)?;
-        let changed = sandbox.changes().await.map_err(extract::failure)?;
+        sandbox.kill_all().await.map_err(sandbox_failure)?;
+        let changed = sandbox.changes().await.map_err(sandbox_failure)?;
         let tree = base_of(mirror, base).await?;
         let entries = extract::decide(&tree, changed, limits, |paths, max_bytes| sandbox.get(paths, max_bytes)).await?;
         Self::new(base.clone(), entries)
@@ -182,7 +183,9 @@ async fn base_of(mirror: &Mirror, base: &CommitSha) -> Result<extract::BaseTree,
             let mut rules = Vec::new();
             for (path, entry) in &entries {
                 let is_rule_file = path.rsplit(|byte| *byte == b'/').next() == Some(ignored::FILE_NAME);
-                if let (true, base_tree::Entry::File(FileKind::Regular | FileKind::Executable, id)) = (is_rule_file, entry) {
+                if let (true, base_tree::Entry::File(FileKind::Regular | FileKind::Executable, id)) =
+                    (is_rule_file, entry)
+                {
                     rules.push((path.clone(), base_tree::blob(&odb, *id, &mut left)?));
                 }
             }

@@ -10,7 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use git2::{AutotagOption, Direction, ErrorCode, FetchOptions, Oid, RemoteCallbacks, Repository, RepositoryInitOptions};
+use git2::{
+    AutotagOption, Direction, ErrorCode, FetchOptions, Oid, RemoteCallbacks, Repository, RepositoryInitOptions,
+};
 use tasks::{BranchName, Code, Failure};
 
 use super::{

@@ -41,7 +41,8 @@ pub(crate) fn head_branch(path: &Path) -> Result<BranchName, Failure> {
         failure.detail(error.message().to_owned())
     })?;
     let head = repo.find_reference("HEAD").map_err(Failure::internal)?;
-    let name = head.symbolic_target().ok().flatten().and_then(|name| name.strip_prefix("refs/heads/")).unwrap_or("main");
+    let name =
+        head.symbolic_target().ok().flatten().and_then(|name| name.strip_prefix("refs/heads/")).unwrap_or("main");
     name.parse().map_err(Failure::internal)
 }
 

@@ -66,9 +66,9 @@ pub(super) fn file(repo: &Repository, tree: &Tree<'_>, path: &str) -> Result<Opt
 /// The content of a blob. Its size is asked for first, so that nothing beyond `left` is ever loaded.
 pub(crate) fn blob(odb: &Odb<'_>, id: Oid, left: &mut u64) -> Result<Vec<u8>, Failure> {
     let (size, _) = odb.read_header(id).map_err(|error| missing(&error))?;
-    *left = left.checked_sub(size as u64).ok_or_else(|| {
-        unsupported(format!("The repository holds more than {} MiB in one commit", MAX_BYTES >> 20))
-    })?;
+    *left = left
+        .checked_sub(size as u64)
+        .ok_or_else(|| unsupported(format!("The repository holds more than {} MiB in one commit", MAX_BYTES >> 20)))?;
     odb.read(id).map(|object| object.data().to_vec()).map_err(|error| missing(&error))
 }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     checkout::tree::Entry,
+    run::sandbox_failure,
     sandbox::{ChangedPath, FileKind, Found, SandboxError, TreeFile},
 };
 
@@ -227,7 +228,7 @@ where
     F: Future<Output = Result<Vec<TreeFile>, SandboxError>> + Send,
 {
     let mut asked: BTreeSet<Vec<u8>> = paths.iter().cloned().collect();
-    let files = read(paths, max_bytes).await.map_err(failure)?;
+    let files = read(paths, max_bytes).await.map_err(sandbox_failure)?;
     for file in &files {
         if !asked.remove(&file.path) {
             return Err(names::refused(&file.path, "which was not asked for"));
@@ -258,23 +259,4 @@ fn assemble(base: &BaseTree, mut deleted: BTreeSet<Vec<u8>>, written: Vec<TreeFi
     entries.extend(written.into_values());
     entries.sort_by(|a, b| a.path().cmp(b.path()));
     entries
-}
-
-/// What an error of the sandbox means here.
-pub(super) fn failure(error: SandboxError) -> Failure {
-    match error {
-        SandboxError::Failure(failure) => failure,
-        SandboxError::Lost(reason) => {
-            Failure::new(Code::SandboxLost, "The sandbox was lost before the change was taken out").detail(reason)
-        }
-        SandboxError::TooMuch { limit, unit } => {
-            Failure::new(Code::PatchRefused, format!("The change is larger than {limit} {unit}"))
-        }
-        SandboxError::Refused { operation, reason } => {
-            Failure::new(Code::SandboxLost, format!("The sandbox could not {operation}")).detail(reason)
-        }
-        SandboxError::CannotRun { program, reason } => {
-            Failure::new(Code::SandboxLost, format!("The sandbox could not run {program}")).detail(reason)
-        }
-    }
 }

@@ -99,8 +99,10 @@ impl RuleFile {
         let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         let rules: Vec<(Rule, String)> = content.split(|byte| *byte == b'\n').filter_map(parse_line).collect();
         let groups = rules.chunks(SET_LINES).filter_map(|group| {
-            let (rules, patterns): (Vec<Rule>, Vec<&str>) = group.iter().map(|(rule, text)| (*rule, text.as_str())).unzip();
-            let set = RegexSetBuilder::new(patterns).unicode(false).dot_matches_new_line(true).size_limit(64 << 20).build();
+            let (rules, patterns): (Vec<Rule>, Vec<&str>) =
+                group.iter().map(|(rule, text)| (*rule, text.as_str())).unzip();
+            let set =
+                RegexSetBuilder::new(patterns).unicode(false).dot_matches_new_line(true).size_limit(64 << 20).build();
             set.ok().map(|set| (rules, set))
         });
         Self { groups: groups.collect() }

@@ -58,9 +58,8 @@ fn is_dot_git(part: &[u8]) -> bool {
 
 /// What HFS+ compares of a name.
 fn without_ignored_code_points(part: &[u8]) -> Vec<u8> {
-    let ignored = |c: char| {
-        matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
-    };
+    let ignored =
+        |c: char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
     match std::str::from_utf8(part) {
         Ok(text) => text.chars().filter(|c| !ignored(*c)).collect::<String>().into_bytes(),
         Err(_) => part.to_vec(),
@@ -74,8 +73,21 @@ mod tests {
     #[test]
     fn every_spelling_of_the_git_directory_is_refused() {
         for evil in [
-            ".git", ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git . .", ".git::$INDEX_ALLOCATION", ".git:x",
-            ".g\u{200c}it", "\u{feff}.git", ".gi\u{206f}T", "a\\.git", ".git\\config",
+            ".git",
+            ".GIT",
+            ".Git",
+            "git~1",
+            "GIT~1",
+            ".git.",
+            ".git ",
+            ".git . .",
+            ".git::$INDEX_ALLOCATION",
+            ".git:x",
+            ".g\u{200c}it",
+            "\u{feff}.git",
+            ".gi\u{206f}T",
+            "a\\.git",
+            ".git\\config",
         ] {
             assert!(check(format!("sub/{evil}/config").as_bytes()).is_err(), "{evil:?}");
         }
@@ -83,14 +95,28 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_plain_relative_path_is_refused() {
-        for evil in ["", "/etc/passwd", "a//b", "a/", "..", "a/../b", "./a", "a\0b", &"x/".repeat(3000), &"x".repeat(256)] {
+        for evil in
+            ["", "/etc/passwd", "a//b", "a/", "..", "a/../b", "./a", "a\0b", &"x/".repeat(3000), &"x".repeat(256)]
+        {
             assert!(check(evil.as_bytes()).is_err(), "{evil:?}");
         }
     }
 
     #[test]
     fn odd_names_that_git_allows_are_allowed() {
-        for good in [".gitignore", ".github/x", "git~2", ".git2", "..a", "a b", "a\nb\x1b", "a\\b", "x.", "git", &"x".repeat(255)] {
+        for good in [
+            ".gitignore",
+            ".github/x",
+            "git~2",
+            ".git2",
+            "..a",
+            "a b",
+            "a\nb\x1b",
+            "a\\b",
+            "x.",
+            "git",
+            &"x".repeat(255),
+        ] {
             assert!(check(good.as_bytes()).is_ok(), "{good:?}");
         }
         assert!(check(b"\xff\xfe").is_ok());

@@ -31,11 +31,7 @@ pub(crate) fn rebuild(repo: &Repository, base: Option<&Tree<'_>>, entries: &[Pat
 
 /// One directory: `entries` with their paths below it. `None` when it is empty and therefore not there. Recursion ends
 /// where paths do: [`names::check`] bounds them.
-fn level(
-    repo: &Repository,
-    base: Option<&Tree<'_>>,
-    entries: &[(&[u8], &PatchEntry)],
-) -> Result<Option<Oid>, Failure> {
+fn level(repo: &Repository, base: Option<&Tree<'_>>, entries: &[(&[u8], &PatchEntry)]) -> Result<Option<Oid>, Failure> {
     let mut here: BTreeMap<&[u8], &PatchEntry> = BTreeMap::new();
     let mut below: BTreeMap<&[u8], Vec<(&[u8], &PatchEntry)>> = BTreeMap::new();
     for (path, entry) in entries {
@@ -56,7 +52,9 @@ fn level(
     for (name, entries) in &below {
         let old = base.and_then(|base| base.get_name_bytes(name));
         let old = match old {
-            Some(old) if old.kind() == Some(ObjectType::Tree) => Some(repo.find_tree(old.id()).map_err(Failure::internal)?),
+            Some(old) if old.kind() == Some(ObjectType::Tree) => {
+                Some(repo.find_tree(old.id()).map_err(Failure::internal)?)
+            }
             Some(_) | None => None,
         };
         if old.is_none() && entries.iter().all(|(_, entry)| matches!(entry, PatchEntry::Delete(_))) {
@@ -80,9 +78,10 @@ fn level(
 }
 
 fn insert(builder: &mut git2::TreeBuilder<'_>, name: &[u8], id: Oid, mode: i32) -> Result<(), Failure> {
-    builder.insert(name, id, mode).map(|_| ()).map_err(|error| {
-        names::refused(name, "a name that git does not allow").detail(error.message().to_owned())
-    })
+    builder
+        .insert(name, id, mode)
+        .map(|_| ())
+        .map_err(|error| names::refused(name, "a name that git does not allow").detail(error.message().to_owned()))
 }
 
 fn remove(builder: &mut git2::TreeBuilder<'_>, name: &[u8]) -> Result<(), Failure> {
