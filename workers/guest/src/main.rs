@@ -5,15 +5,23 @@
 //! nothing inside; the worker in turn believes of it only what a hostile guest could not misuse.
 //!
 //! `onramp-guest --namespace …` is the other half of the same program: it builds the namespaces that it then serves.
+//! `onramp-guest --image-environment` gives commands what the image sets for every program in it, such as its `PATH`;
+//! otherwise nothing that the guest was started with reaches them.
 
+mod exec;
+mod files;
+mod flow;
 mod namespace;
 mod serve;
 mod sys;
+mod tree;
+mod tunnel;
 
 fn main() {
-    let arguments: Vec<_> = std::env::args_os().collect();
-    if arguments.get(1).is_some_and(|first| first == "--namespace") {
-        namespace::launch(&arguments[2..]);
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.first().and_then(|first| first.to_str()) {
+        Some("--namespace") => namespace::launch(&arguments[1..]),
+        Some("--image-environment") => serve::serve(true),
+        _ => serve::serve(false),
     }
-    serve::serve();
 }

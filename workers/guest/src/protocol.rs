@@ -167,13 +167,13 @@ pub enum ToGuest<'a> {
     Credit(u32),
     /// A signal for the process group of this channel's command.
     Signal(i32),
-    /// Forget this tunnel or put at once.
+    /// Nobody listens at this end any more: a put is forgotten, a tunnel delivers what it was given and is closed.
     Reset,
     /// Kill every process but the guest, then answer [`ToWorker::Done`].
     KillAll,
     /// Files follow on this channel, each a [`ToGuest::File`] and its data, until [`ToGuest::Eof`].
     Put,
-    /// The next file of a put.
+    /// Under credit: the next file of a put.
     File {
         /// What it is.
         kind: FileKind,

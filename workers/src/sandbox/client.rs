@@ -1,96 +1,432 @@
-//! Stub: owned by the sandbox room.
+//! What can be done with a running sandbox, whatever started it.
+
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use guest::protocol::{self, ErrorKind, MAX_REQUEST, ToGuest, WINDOW, cost};
+use tokio::time::timeout;
 
-use super::{ChangedPath, Command, Exit, Output, SandboxBackend, SandboxError, SandboxSpec, TreeFile};
+use super::{
+    ChangedPath, Command, Exit, FileKind, Found, Output, SandboxBackend, SandboxError, SandboxSpec, Started, TreeFile,
+    link::{Channel, Event, Link, Purpose},
+    tunnel::Tunnels,
+};
+
+/// How long a guest may take to say hello.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request may stay without any progress.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What a command may take beyond its own limit, which the guest keeps, until the guest is given up.
+const COMMAND_SLACK: Duration = Duration::from_secs(10);
+/// Output of one command beyond this is counted and thrown away.
+const MAX_OUTPUT_BYTES: u64 = 64 << 20;
+/// What a list of changes may take on the way: some hundred thousand paths.
+const MAX_CHANGES_BYTES: u64 = 64 << 20;
+/// Longer lists of paths are asked for in pieces of about this size.
+const LIST_BYTES: usize = 1 << 20;
 
 /// A running sandbox. Dropping it without [`Sandbox::stop`] leaves the box to the sweep.
-pub struct Sandbox {}
+pub struct Sandbox {
+    backend: Arc<dyn SandboxBackend>,
+    name: String,
+    environment: String,
+    link: Link,
+    stopped: bool,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("name", &self.name).field("environment", &self.environment).finish_non_exhaustive()
+    }
+}
 
 impl Sandbox {
-    /// Starts a box, greets its guest and checks the versions.
-    pub async fn start(_backend: Arc<dyn SandboxBackend>, _spec: &SandboxSpec) -> Result<Self, SandboxError> {
-        todo!()
+    /// Starts a box, greets its guest and checks the versions. What was started and does not greet is stopped again.
+    pub async fn start(backend: Arc<dyn SandboxBackend>, spec: &SandboxSpec) -> Result<Self, SandboxError> {
+        let Started { stream, environment } = backend.start(spec).await?;
+        let sandbox = Self { link: Link::new(stream), backend, name: spec.name.clone(), environment, stopped: false };
+        match sandbox.greet().await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                if let Err(stop) = sandbox.stop().await {
+                    tracing::debug!(error = %stop, "a sandbox without a guest could not be stopped");
+                }
+                Err(error)
+            }
+        }
     }
+
+    async fn greet(&self) -> Result<(), SandboxError> {
+        let channel = self.link.open(Purpose::Greeting, 0)?;
+        channel.send(&ToGuest::Hello { version: protocol::VERSION });
+        match self.answer(&channel, GREETING_TIMEOUT).await? {
+            Event::Hello { version: protocol::VERSION } => Ok(()),
+            Event::Hello { version } => {
+                Err(self.lost(&format!("its guest speaks version {version}, not {}", protocol::VERSION)))
+            }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// The environment for the evidence.
     pub fn environment(&self) -> &str {
-        todo!()
+        &self.environment
     }
+
     /// `docker` or `namespace`.
     pub fn kind(&self) -> &'static str {
-        todo!()
+        self.backend.kind()
     }
-    /// Runs a command to its end; `on_output` sees each piece as it arrives (bounded, never stalls the guest).
+
+    /// Runs a command to its end; `on_output` sees each piece as it arrives, up to 64 MiB in all (the rest is dropped,
+    /// the command goes on). While `on_output` works, the command's own pipes fill up: nothing else waits for it.
+    ///
+    /// Dropping the future kills the command's process group.
+    ///
+    /// # Errors
+    /// [`SandboxError::CannotRun`] when the program cannot be started; [`SandboxError::Lost`] when the sandbox is gone or
+    /// the guest does not keep the command's limit.
     pub async fn run(
         &self,
-        _command: &Command,
-        _on_output: &mut (dyn for<'a> FnMut(Output<'a>) + Send),
+        command: &Command,
+        on_output: &mut (dyn for<'a> FnMut(Output<'a>) + Send),
     ) -> Result<Exit, SandboxError> {
-        todo!()
+        let exec = exec(command)?;
+        let channel = self.link.open(Purpose::Command, u64::from(WINDOW))?;
+        channel.send(&ToGuest::Exec(exec));
+        let limit = command.timeout.saturating_add(COMMAND_SLACK);
+        match timeout(limit, self.converse(&channel, command, on_output)).await {
+            Ok(exit) => exit,
+            Err(_) => Err(self.lost("its guest did not end a command at its limit")),
+        }
     }
+
+    async fn converse(
+        &self,
+        channel: &Channel,
+        command: &Command,
+        on_output: &mut (dyn for<'a> FnMut(Output<'a>) + Send),
+    ) -> Result<Exit, SandboxError> {
+        let mut stdin = command.stdin.as_deref();
+        let mut owed = 0;
+        let mut n_bytes = 0_u64;
+        loop {
+            let event = std::future::poll_fn(|cx| {
+                pump(channel, &mut stdin, cx);
+                channel.poll_event(cx)
+            });
+            let bytes = match event.await.ok_or_else(|| channel.lost())? {
+                Event::Stdout(bytes) => deliver(&mut n_bytes, bytes, |bytes| on_output(Output::Stdout(bytes))),
+                Event::Stderr(bytes) => deliver(&mut n_bytes, bytes, |bytes| on_output(Output::Stderr(bytes))),
+                Event::Exit(exit) => {
+                    if n_bytes > MAX_OUTPUT_BYTES {
+                        tracing::warn!(n_bytes, kept_bytes = MAX_OUTPUT_BYTES, "a command wrote more than is kept");
+                    }
+                    return Ok(exit_of(&exit));
+                }
+                Event::Error(ErrorKind::CannotRun, reason) => {
+                    let program = command.argv.first().cloned().unwrap_or_default();
+                    return Err(SandboxError::CannotRun { program, reason });
+                }
+                other => return Err(self.refusal("run a command", 0, other)),
+            };
+            owed += cost(bytes);
+            if owed >= WINDOW / 4 {
+                channel.grant(std::mem::take(&mut owed));
+            }
+        }
+    }
+
     /// Writes files into the workspace, parents made, existing ones replaced, symlinks never followed.
-    pub async fn put(&self, _files: Vec<TreeFile>) -> Result<(), SandboxError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`SandboxError::Refused`] when a path would leave the workspace or a directory with files is in its place; what
+    /// was written before stays.
+    pub async fn put(&self, files: Vec<TreeFile>) -> Result<(), SandboxError> {
+        const OPERATION: &str = "write files";
+        let channel = self.link.open(Purpose::Put, 0)?;
+        channel.send(&ToGuest::Put);
+        for file in files {
+            let whole = self.put_file(&channel, &file);
+            if !timeout(SILENCE_TIMEOUT, whole).await.map_err(|_| self.silent())? {
+                // The conversation is over: the answer says why.
+                break;
+            }
+        }
+        channel.send(&ToGuest::Eof);
+        self.done(&channel, OPERATION).await
     }
-    /// Deletes files of the workspace (empty parents too).
-    pub async fn delete(&self, _paths: Vec<Vec<u8>>) -> Result<(), SandboxError> {
-        todo!()
+
+    /// False when the guest ended the put.
+    async fn put_file(&self, channel: &Channel, file: &TreeFile) -> bool {
+        let header = ToGuest::File { kind: to_guest(file.kind), path: file.path.clone() };
+        if !std::future::poll_fn(|cx| channel.poll_credit_for(cx, 5 + file.path.len())).await {
+            return false;
+        }
+        channel.send(&header);
+        let mut rest = file.bytes.as_slice();
+        while !rest.is_empty() {
+            let n = std::future::poll_fn(|cx| channel.poll_credit(cx, rest.len())).await;
+            if n == 0 {
+                return false;
+            }
+            channel.send(&ToGuest::Data(&rest[..n]));
+            rest = &rest[n..];
+        }
+        true
     }
+
+    /// Deletes files of the workspace (empty parents too). Files that are not there are deleted already.
+    pub async fn delete(&self, paths: Vec<Vec<u8>>) -> Result<(), SandboxError> {
+        for paths in pieces(paths) {
+            self.ask(&ToGuest::Delete { paths }, "delete files").await?;
+        }
+        Ok(())
+    }
+
     /// Remembers how the workspace looks now.
     pub async fn mark(&self) -> Result<(), SandboxError> {
-        todo!()
+        self.ask(&ToGuest::Mark, "look at the workspace").await
     }
-    /// What looks different from the last mark, sorted by path.
+
+    /// What looks different from the last mark, sorted by path. Without a mark everything does.
+    ///
+    /// # Errors
+    /// [`SandboxError::TooMuch`] when the list is longer than any change that a person would read.
     pub async fn changes(&self) -> Result<Vec<ChangedPath>, SandboxError> {
-        todo!()
+        const OPERATION: &str = "list the changes";
+        let channel = self.link.open(Purpose::Changes, MAX_CHANGES_BYTES)?;
+        channel.send(&ToGuest::Changes);
+        let mut changes = Vec::new();
+        loop {
+            match self.answer(&channel, SILENCE_TIMEOUT).await? {
+                Event::Changed(some) => changes.extend(some.into_iter().map(|(path, found)| ChangedPath { path, now: found_of(found) })),
+                Event::Done => break,
+                other => return Err(self.refusal(OPERATION, MAX_CHANGES_BYTES, other)),
+            }
+        }
+        if let Some(change) = changes.iter().find(|change| !is_inside(&change.path)) {
+            return Err(self.lost(&format!("its guest named a path outside: {}", change.path.escape_ascii())));
+        }
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        changes.dedup_by(|a, b| a.path == b.path);
+        Ok(changes)
     }
-    /// Reads files of the workspace without following links; at most `max_bytes` together.
-    pub async fn get(&self, _paths: Vec<Vec<u8>>, _max_bytes: u64) -> Result<Vec<TreeFile>, SandboxError> {
-        todo!()
+
+    /// Reads files of the workspace without following links, in the order asked; at most `max_bytes` together.
+    ///
+    /// # Errors
+    /// [`SandboxError::TooMuch`] beyond `max_bytes`; [`SandboxError::Refused`] for what is not there or is no file.
+    pub async fn get(&self, paths: Vec<Vec<u8>>, max_bytes: u64) -> Result<Vec<TreeFile>, SandboxError> {
+        let mut files = Vec::new();
+        let mut left = max_bytes;
+        for paths in pieces(paths) {
+            let some = self.get_some(paths, left).await.map_err(|error| match error {
+                SandboxError::TooMuch { unit, .. } => SandboxError::TooMuch { limit: max_bytes, unit },
+                other => other,
+            })?;
+            left -= some.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
+            files.extend(some);
+        }
+        Ok(files)
     }
-    /// Listens on 127.0.0.1:`port` inside; each connection there becomes a [`Tunnel`] here.
-    pub async fn listen(&self, _port: u16) -> Result<Tunnels, SandboxError> {
-        todo!()
+
+    async fn get_some(&self, paths: Vec<Vec<u8>>, max_bytes: u64) -> Result<Vec<TreeFile>, SandboxError> {
+        let headers: u64 = paths.iter().map(|path| u64::from(cost(5 + path.len()) + cost(0))).sum();
+        let frames = max_bytes.div_ceil(protocol::MAX_PAYLOAD as u64) * u64::from(cost(0));
+        let channel = self.link.open(Purpose::Get, max_bytes.saturating_add(headers).saturating_add(frames))?;
+        channel.send(&ToGuest::Get { max_bytes, paths: paths.clone() });
+        let mut files: Vec<TreeFile> = Vec::new();
+        let mut left = max_bytes;
+        loop {
+            match self.answer(&channel, SILENCE_TIMEOUT).await? {
+                // The names are ours: the guest only tells when the next file begins.
+                Event::File(kind, path) if paths.get(files.len()) == Some(&path) => {
+                    files.push(TreeFile { path, kind: kind_of(kind), bytes: Vec::new() });
+                }
+                Event::Data(bytes) if !files.is_empty() => {
+                    let too_much = SandboxError::TooMuch { limit: max_bytes, unit: "bytes" };
+                    left = left.checked_sub(bytes.len() as u64).ok_or(too_much)?;
+                    files.last_mut().expect("not empty").bytes.extend_from_slice(&bytes);
+                }
+                Event::Done if files.len() == paths.len() => return Ok(files),
+                other => return Err(self.refusal("read files", max_bytes, other)),
+            }
+        }
     }
+
+    /// Listens on 127.0.0.1:`port` inside; each connection there becomes a [`super::Tunnel`] here.
+    pub async fn listen(&self, port: u16) -> Result<Tunnels, SandboxError> {
+        let channel = self.link.open(Purpose::Listener, 0)?;
+        channel.send(&ToGuest::Listen { port });
+        self.done(&channel, "listen on a port").await?;
+        Ok(Tunnels::new(channel))
+    }
+
     /// Kills every process in the box but the guest, daemons too.
     pub async fn kill_all(&self) -> Result<(), SandboxError> {
-        todo!()
+        self.ask(&ToGuest::KillAll, "kill everything").await
     }
+
     /// Ends the box and removes all of it.
-    pub async fn stop(self) -> Result<(), SandboxError> {
-        todo!()
+    pub async fn stop(mut self) -> Result<(), SandboxError> {
+        self.stopped = true;
+        self.backend.stop(&self.name).await
+    }
+
+    // --- answers ---
+
+    async fn ask(&self, message: &ToGuest<'_>, operation: &'static str) -> Result<(), SandboxError> {
+        let channel = self.link.open(Purpose::Ask, 0)?;
+        channel.send(message);
+        self.done(&channel, operation).await
+    }
+
+    async fn done(&self, channel: &Channel, operation: &'static str) -> Result<(), SandboxError> {
+        match self.answer(channel, SILENCE_TIMEOUT).await? {
+            Event::Done => Ok(()),
+            other => Err(self.refusal(operation, 0, other)),
+        }
+    }
+
+    async fn answer(&self, channel: &Channel, limit: Duration) -> Result<Event, SandboxError> {
+        timeout(limit, channel.event()).await.map_err(|_| self.silent())?
+    }
+
+    /// The error that an event means for what was asked.
+    fn refusal(&self, operation: &'static str, limit: u64, event: Event) -> SandboxError {
+        match event {
+            Event::Error(ErrorKind::TooMuch, _) | Event::Overflow => SandboxError::TooMuch { limit, unit: "bytes" },
+            Event::Error(ErrorKind::CannotRun | ErrorKind::Refused, reason) => SandboxError::Refused { operation, reason },
+            other => self.unexpected(&other),
+        }
+    }
+
+    fn unexpected(&self, event: &Event) -> SandboxError {
+        tracing::debug!(?event, "an answer out of order");
+        self.lost("its guest answered out of order")
+    }
+
+    fn silent(&self) -> SandboxError {
+        self.lost("its guest did not answer in time")
+    }
+
+    /// Gives the sandbox up.
+    fn lost(&self, reason: &str) -> SandboxError {
+        self.link.lose(reason);
+        SandboxError::Lost(reason.to_owned())
     }
 }
 
-/// The connections to one listener inside a sandbox.
-pub struct Tunnels {}
-impl Tunnels {
-    /// The next connection; `None` when the sandbox is gone.
-    pub async fn accept(&mut self) -> Option<Tunnel> {
-        todo!()
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if !self.stopped {
+            tracing::debug!(sandbox.name = self.name, "a sandbox was dropped without being stopped; the sweep removes it");
+        }
     }
 }
 
-/// One connection that a program inside opened.
-pub struct Tunnel {}
-impl AsyncRead for Tunnel {
-    fn poll_read(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        todo!()
+/// Sends as much standard input as there is credit for.
+fn pump(channel: &Channel, stdin: &mut Option<&[u8]>, cx: &mut Context<'_>) {
+    while let Some(rest) = stdin {
+        if rest.is_empty() {
+            channel.send(&ToGuest::Eof);
+            *stdin = None;
+            return;
+        }
+        match channel.poll_credit(cx, rest.len()) {
+            Poll::Ready(0) | Poll::Pending => return,
+            Poll::Ready(n) => {
+                channel.send(&ToGuest::Data(&rest[..n]));
+                *stdin = Some(&rest[n..]);
+            }
+        }
     }
 }
-impl AsyncWrite for Tunnel {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        todo!()
+
+/// Hands on what is within the cap. Returns how much there was.
+fn deliver(n_bytes: &mut u64, bytes: Vec<u8>, mut hand_on: impl FnMut(&[u8])) -> usize {
+    let left = usize::try_from(MAX_OUTPUT_BYTES.saturating_sub(*n_bytes)).unwrap_or(usize::MAX);
+    if left > 0 {
+        hand_on(&bytes[..bytes.len().min(left)]);
     }
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        todo!()
+    *n_bytes += bytes.len() as u64;
+    bytes.len()
+}
+
+fn exec(command: &Command) -> Result<protocol::Exec, SandboxError> {
+    let bytes = |text: &String| text.clone().into_bytes();
+    let exec = protocol::Exec {
+        argv: command.argv.iter().map(bytes).collect(),
+        env: command.env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        cwd: bytes(&command.cwd),
+        stdin: command.stdin.is_some(),
+        timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    let arguments: usize = exec.argv.iter().map(|argument| argument.len() + 4).sum();
+    let environment: usize = exec.env.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    if arguments + environment + exec.cwd.len() + 64 > MAX_REQUEST {
+        let program = command.argv.first().cloned().unwrap_or_default();
+        return Err(SandboxError::CannotRun { program, reason: "its arguments and environment are too long".into() });
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        todo!()
+    Ok(exec)
+}
+
+/// Cuts a list of paths so that each request stays small.
+fn pieces(paths: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
+    let mut pieces = Vec::new();
+    let mut bytes = LIST_BYTES;
+    for path in paths {
+        if bytes + path.len() > LIST_BYTES || pieces.is_empty() {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += path.len() + 4;
+        pieces.last_mut().expect("one was pushed").push(path);
+    }
+    pieces
+}
+
+/// Relative, and without parts that lead elsewhere.
+fn is_inside(path: &[u8]) -> bool {
+    !path.contains(&0) && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+fn exit_of(exit: &protocol::Exit) -> Exit {
+    Exit {
+        code: exit.code,
+        signal: exit.signal,
+        timed_out: exit.timed_out,
+        wall: Duration::from_micros(exit.wall_us),
+        cpu: Duration::from_micros(exit.cpu_us),
+        max_rss_bytes: exit.max_rss_bytes,
+    }
+}
+
+fn to_guest(kind: FileKind) -> protocol::FileKind {
+    match kind {
+        FileKind::Regular => protocol::FileKind::Regular,
+        FileKind::Executable => protocol::FileKind::Executable,
+        FileKind::Symlink => protocol::FileKind::Symlink,
+    }
+}
+
+fn kind_of(kind: protocol::FileKind) -> FileKind {
+    match kind {
+        protocol::FileKind::Regular => FileKind::Regular,
+        protocol::FileKind::Executable => FileKind::Executable,
+        protocol::FileKind::Symlink => FileKind::Symlink,
+    }
+}
+
+fn found_of(found: protocol::Found) -> Found {
+    match found {
+        protocol::Found::Nothing => Found::Nothing,
+        protocol::Found::File(kind, size) => Found::File(kind_of(kind), size),
+        protocol::Found::Special => Found::Special,
+        protocol::Found::NestedRepository => Found::NestedRepository,
     }
 }

@@ -6,7 +6,9 @@
 
 mod client;
 pub mod docker;
+mod link;
 pub mod namespace;
+mod tunnel;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -14,7 +16,8 @@ use async_trait::async_trait;
 use tasks::{Failure, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use client::{Sandbox, Tunnel, Tunnels};
+pub use client::Sandbox;
+pub use tunnel::{Tunnel, Tunnels};
 
 /// Our guest: a static program for the platform of this build, which runs as PID 1 in every sandbox.
 pub static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onramp-guest"));

@@ -1,0 +1,243 @@
+//! Files to and from the workspace, on a thread of its own: a large tree must not hold up commands and tunnels.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Write},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+};
+
+use guest::protocol::{ErrorKind, FileKind, Found, MAX_PATH, MAX_PAYLOAD, ToWorker, WINDOW, change_bytes, cost};
+
+use crate::{
+    flow::Outward,
+    tree::{Content, Reason, Tree, TreePath},
+};
+
+/// What the worker asks for, in the order in which it asks.
+pub(crate) enum Ask {
+    Put,
+    File { kind: FileKind, path: Vec<u8> },
+    Data(Vec<u8>),
+    End,
+    Abandon,
+    Delete { paths: Vec<Vec<u8>> },
+    Mark,
+    Changes,
+    Get { max_bytes: u64, paths: Vec<Vec<u8>> },
+}
+
+/// Starts the thread. What is sent there is answered on its channel.
+pub(crate) fn start(workspace: &'static str, outward: Outward) -> std::io::Result<Sender<(u32, Ask)>> {
+    let (asks, inbox) = channel();
+    thread::Builder::new().name("files".into()).spawn(move || answer_all(workspace, &outward, &inbox))?;
+    Ok(asks)
+}
+
+/// An error to the worker.
+struct Refusal {
+    kind: ErrorKind,
+    reason: Reason,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { kind: ErrorKind::Refused, reason }
+    }
+}
+
+fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
+    let tree = Tree::open(workspace);
+    let mut puts = HashMap::new();
+    let mut tree = match tree {
+        Ok(tree) => tree,
+        Err(error) => return refuse_all(&format!("{workspace} cannot be opened: {error}"), outward, asks),
+    };
+    while let Ok((channel, ask)) = asks.recv() {
+        let answer = match ask {
+            Ask::Put => {
+                puts.insert(channel, Put::default());
+                continue;
+            }
+            Ask::Abandon => {
+                puts.remove(&channel);
+                continue;
+            }
+            Ask::End => puts.remove(&channel).map_or(Ok(()), |mut put| put.finish(&tree)).map(|()| true),
+            Ask::File { kind, path } => step(&mut puts, channel, outward, |put| put.file(&tree, kind, path)),
+            Ask::Data(bytes) => step(&mut puts, channel, outward, |put| put.data(&bytes)),
+            Ask::Delete { paths } => delete(&tree, &paths).map(|()| true),
+            Ask::Mark => tree.mark().map(|()| true).map_err(Refusal::from),
+            Ask::Changes => tree.changes().map(|changes| tell(changes, channel, outward)).map_err(Refusal::from),
+            Ask::Get { max_bytes, paths } => get(&tree, &paths, max_bytes, channel, outward).map(|()| true),
+        };
+        match answer {
+            Ok(true) => outward.send(channel, &ToWorker::Done { value: 0 }),
+            Ok(false) => {}
+            Err(Refusal { kind, reason }) => outward.send(channel, &ToWorker::Error { kind, reason }),
+        }
+    }
+}
+
+/// Without a workspace every request has the same answer.
+fn refuse_all(reason: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
+    while let Ok((channel, ask)) = asks.recv() {
+        if !matches!(ask, Ask::File { .. } | Ask::Data(_) | Ask::End | Ask::Abandon) {
+            outward.send(channel, &ToWorker::Error { kind: ErrorKind::Refused, reason: reason.to_owned() });
+        }
+    }
+}
+
+/// One frame of a put that is under way. After an error the rest of the put is ignored.
+fn step(
+    puts: &mut HashMap<u32, Put>,
+    channel: u32,
+    outward: &Outward,
+    act: impl FnOnce(&mut Put) -> Result<usize, Refusal>,
+) -> Result<bool, Refusal> {
+    let Some(put) = puts.get_mut(&channel) else { return Ok(false) };
+    match act(put) {
+        Ok(payload) => {
+            put.owed += cost(payload);
+            if put.owed >= WINDOW / 4 {
+                outward.send(channel, &ToWorker::Credit(std::mem::take(&mut put.owed)));
+            }
+            Ok(false)
+        }
+        Err(refusal) => {
+            puts.remove(&channel);
+            Err(refusal)
+        }
+    }
+}
+
+/// A put that is under way.
+#[derive(Default)]
+struct Put {
+    path: Vec<u8>,
+    open: Option<Content>,
+    owed: u32,
+}
+
+impl Put {
+    /// The next file begins. Returns the length of the payload, for the credit.
+    fn file(&mut self, tree: &Tree, kind: FileKind, path: Vec<u8>) -> Result<usize, Refusal> {
+        self.finish(tree)?;
+        self.path = path;
+        let parsed = self.named(TreePath::parse(&self.path))?;
+        self.open = Some(match kind {
+            FileKind::Symlink => Content::Target(Vec::new()),
+            FileKind::Regular | FileKind::Executable => {
+                Content::File(self.named(tree.create(&parsed, kind == FileKind::Executable))?)
+            }
+        });
+        Ok(5 + self.path.len())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+        let written = match &mut self.open {
+            Some(Content::File(file)) => file.write_all(bytes).map_err(|error| error.to_string()),
+            Some(Content::Target(target)) if target.len() + bytes.len() <= MAX_PATH => {
+                target.extend_from_slice(bytes);
+                Ok(())
+            }
+            Some(Content::Target(_)) => Err("the link's target is too long".into()),
+            None => Err("there is data before a file".into()),
+        };
+        self.named(written)?;
+        Ok(bytes.len())
+    }
+
+    /// The current file is whole.
+    fn finish(&mut self, tree: &Tree) -> Result<(), Refusal> {
+        match self.open.take() {
+            Some(Content::Target(target)) => {
+                let parsed = self.named(TreePath::parse(&self.path))?;
+                self.named(tree.link(&parsed, target))
+            }
+            Some(Content::File(_)) | None => Ok(()),
+        }
+    }
+
+    fn named<T>(&self, result: Result<T, Reason>) -> Result<T, Refusal> {
+        named(&self.path, result)
+    }
+}
+
+fn named<T>(path: &[u8], result: Result<T, Reason>) -> Result<T, Refusal> {
+    result.map_err(|reason| format!("{}: {reason}", path.escape_ascii()).into())
+}
+
+fn delete(tree: &Tree, paths: &[Vec<u8>]) -> Result<(), Refusal> {
+    for path in paths {
+        let parsed = named(path, TreePath::parse(path))?;
+        named(path, tree.delete(&parsed))?;
+    }
+    Ok(())
+}
+
+/// Sends the changes in as few frames as they fit.
+fn tell(changes: Vec<(Vec<u8>, Found)>, channel: u32, outward: &Outward) -> bool {
+    let mut frame = Vec::new();
+    let mut bytes = 0;
+    for change in changes {
+        let size = change_bytes(&change.0);
+        if bytes + size > MAX_PAYLOAD {
+            outward.send(channel, &ToWorker::Changed(std::mem::take(&mut frame)));
+            bytes = 0;
+        }
+        bytes += size;
+        frame.push(change);
+    }
+    if !frame.is_empty() {
+        outward.send(channel, &ToWorker::Changed(frame));
+    }
+    true
+}
+
+fn get(tree: &Tree, paths: &[Vec<u8>], max_bytes: u64, channel: u32, outward: &Outward) -> Result<(), Refusal> {
+    let mut left = max_bytes;
+    let mut buffer = vec![0; MAX_PAYLOAD];
+    for path in paths {
+        let parsed = named(path, TreePath::parse(path))?;
+        let (kind, content) = named(path, tree.read(&parsed))?;
+        outward.send(channel, &ToWorker::File { kind, path: path.clone() });
+        match content {
+            Content::Target(target) => send_within(&target, &mut left, channel, outward)?,
+            Content::File(mut file) => loop {
+                let n = read_full(&mut file, &mut buffer).map_err(|error| error.to_string());
+                match named(path, n)? {
+                    0 => break,
+                    n => send_within(&buffer[..n], &mut left, channel, outward)?,
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+fn send_within(bytes: &[u8], left: &mut u64, channel: u32, outward: &Outward) -> Result<(), Refusal> {
+    let Some(rest) = left.checked_sub(bytes.len() as u64) else {
+        return Err(Refusal { kind: ErrorKind::TooMuch, reason: "the files are larger than was asked for".into() });
+    };
+    *left = rest;
+    if !bytes.is_empty() {
+        outward.send(channel, &ToWorker::Data(bytes));
+    }
+    Ok(())
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
