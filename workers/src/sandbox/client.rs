@@ -39,7 +39,10 @@ pub struct Sandbox {
 
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sandbox").field("name", &self.name).field("environment", &self.environment).finish_non_exhaustive()
+        f.debug_struct("Sandbox")
+            .field("name", &self.name)
+            .field("environment", &self.environment)
+            .finish_non_exhaustive()
     }
 }
 
@@ -203,7 +206,9 @@ impl Sandbox {
         let mut changes = Vec::new();
         loop {
             match self.answer(&channel, SILENCE_TIMEOUT).await? {
-                Event::Changed(some) => changes.extend(some.into_iter().map(|(path, found)| ChangedPath { path, now: found_of(found) })),
+                Event::Changed(some) => {
+                    changes.extend(some.into_iter().map(|(path, found)| ChangedPath { path, now: found_of(found) }))
+                }
                 Event::Done => break,
                 other => return Err(self.refusal(OPERATION, MAX_CHANGES_BYTES, other)),
             }
@@ -300,7 +305,9 @@ impl Sandbox {
     fn refusal(&self, operation: &'static str, limit: u64, event: Event) -> SandboxError {
         match event {
             Event::Error(ErrorKind::TooMuch, _) | Event::Overflow => SandboxError::TooMuch { limit, unit: "bytes" },
-            Event::Error(ErrorKind::CannotRun | ErrorKind::Refused, reason) => SandboxError::Refused { operation, reason },
+            Event::Error(ErrorKind::CannotRun | ErrorKind::Refused, reason) => {
+                SandboxError::Refused { operation, reason }
+            }
             other => self.unexpected(&other),
         }
     }
@@ -324,7 +331,10 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.stopped {
-            tracing::debug!(sandbox.name = self.name, "a sandbox was dropped without being stopped; the sweep removes it");
+            tracing::debug!(
+                sandbox.name = self.name,
+                "a sandbox was dropped without being stopped; the sweep removes it"
+            );
         }
     }
 }

@@ -66,7 +66,9 @@ impl Purpose {
 /// What came from the guest in a conversation.
 #[derive(Debug)]
 pub(super) enum Event {
-    Hello { version: u32 },
+    Hello {
+        version: u32,
+    },
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
     Exit(Exit),
@@ -191,7 +193,8 @@ impl Shared {
         let conversation = Arc::new(Conversation::new(Purpose::Tunnel, u64::from(WINDOW)));
         let listener = {
             let mut state = self.lock();
-            let listener = state.channels.get(&listener).filter(|listener| listener.purpose == Purpose::Listener).cloned();
+            let listener =
+                state.channels.get(&listener).filter(|listener| listener.purpose == Purpose::Listener).cloned();
             let listener = listener.ok_or("a connection to a port that nobody listens to")?;
             if state.lost.is_some() || id < GUEST_CHANNELS || state.n_tunnels >= MAX_TUNNELS {
                 return Err("more connections than agreed".into());
