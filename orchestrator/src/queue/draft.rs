@@ -1,0 +1,270 @@
+//! One group of changes while it is being made: decided and folded in, but not durable, so not yet true.
+//!
+//! [`Draft::fold`] is the only place where a record changes anything. Live changes and replays both go through it, so
+//! that what was built from the journal cannot differ from what was built by living.
+
+use chrono::Duration;
+use tasks::{DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, TaskEvent, TaskId, TaskState, Timestamp};
+
+use super::{
+    index::{Changes, Index, IndexError, Stored},
+    ready::Unfinished,
+    record::{self, MAX_RECORD_BYTES, QueueRecord, Reported},
+};
+
+/// What the committer hands to each step of a group.
+pub(super) struct Draft<'a> {
+    index: Option<&'a Index>,
+    /// Ahead of what is durable; put back when the group fails.
+    unfinished: &'a mut Unfinished,
+    retry: &'a RetryPolicy,
+    next_sequence: u64,
+    undo: Vec<(TaskId, Option<(Stored, Option<Timestamp>)>)>,
+    staged: Staged,
+    /// Whether the current step wrote something or saw what is not durable: then its answer depends on the group.
+    entangled: bool,
+}
+
+/// What a draft leaves behind.
+#[derive(Default)]
+pub(super) struct Staged {
+    pub(super) payloads: Vec<Vec<u8>>,
+    pub(super) changes: Changes,
+    /// The index failed while it was asked.
+    pub(super) index_error: Option<IndexError>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(
+        index: Option<&'a Index>,
+        unfinished: &'a mut Unfinished,
+        retry: &'a RetryPolicy,
+        next_sequence: u64,
+    ) -> Self {
+        let staged = Staged::default();
+        Self { index, unfinished, retry, next_sequence, undo: Vec::new(), staged, entangled: false }
+    }
+
+    pub(super) fn unfinished(&self) -> &Unfinished {
+        self.unfinished
+    }
+
+    /// Begins a step.
+    pub(super) fn begin(&mut self) {
+        self.entangled = false;
+    }
+
+    pub(super) fn is_entangled(&self) -> bool {
+        self.entangled
+    }
+
+    pub(super) fn payloads(&self) -> &[Vec<u8>] {
+        &self.staged.payloads
+    }
+
+    pub(super) fn take_index_error(&mut self) -> Option<IndexError> {
+        self.staged.index_error.take()
+    }
+
+    /// Keeps what was staged.
+    pub(super) fn finish(self) -> Staged {
+        self.staged
+    }
+
+    /// Puts everything back as it was. Renewals stay: they were never to be durable, and a worker whose lease was
+    /// renewed must not lose it because the disk was full.
+    pub(super) fn roll_back(self) -> Option<IndexError> {
+        for (id, before) in self.undo.into_iter().rev() {
+            match before {
+                Some((stored, expiry)) => {
+                    self.unfinished.put(stored);
+                    if let Some(expiry) = expiry {
+                        self.unfinished.extend(id, expiry);
+                    }
+                }
+                None => self.unfinished.forget(id),
+            }
+        }
+        self.staged.index_error
+    }
+
+    /// Adds a record to the group.
+    ///
+    /// # Errors
+    /// Then nothing of it was added.
+    pub(super) fn stage(&mut self, record: QueueRecord) -> Result<(), QueueError> {
+        let payload = record::encode(&record).map_err(|error| QueueError::Unavailable(error.to_string()))?;
+        if payload.len() > MAX_RECORD_BYTES {
+            let limit = MAX_RECORD_BYTES >> 20;
+            return Err(QueueError::Unavailable(format!("a record may have {limit} MiB, this one is larger")));
+        }
+        let sequence = self.next_sequence;
+        self.fold(sequence, record)?;
+        self.staged.payloads.push(payload);
+        self.next_sequence = sequence + 1;
+        self.entangled = true;
+        Ok(())
+    }
+
+    /// Adds an event of a task.
+    pub(super) fn apply(&mut self, task: TaskId, event: TaskEvent, now: Timestamp) -> Result<(), QueueError> {
+        self.conclude(task, event, None, now)
+    }
+
+    /// Adds the last word of a worker.
+    pub(super) fn conclude(
+        &mut self,
+        task: TaskId,
+        event: TaskEvent,
+        evidence: Option<Box<Evidence>>,
+        now: Timestamp,
+    ) -> Result<(), QueueError> {
+        self.stage(QueueRecord::applied(task, event, evidence, self.retry, now))
+    }
+
+    /// What a record means.
+    pub(super) fn fold(&mut self, sequence: u64, record: QueueRecord) -> Result<(), QueueError> {
+        match record {
+            QueueRecord::Enqueued { task } => {
+                let id = task.id;
+                self.staged.changes.keys.insert(task.request.dedupe_key.clone(), id);
+                // Already there, and perhaps further on, in a replay over an index that a crash left ahead of its mark.
+                if self.find(id)?.is_none() {
+                    self.staged.changes.new.insert(id);
+                    self.put(Stored { task: *task, sequence, enqueued: sequence, reported: None });
+                }
+            }
+            QueueRecord::Joined { key, task, at: _ } => {
+                self.staged.changes.keys.insert(key, task);
+            }
+            QueueRecord::Applied { task, at, event, evidence, retry } => {
+                self.fold_event(sequence, task, at, event, evidence.as_deref(), retry.map(|retry| (&retry).into()))?;
+                if let Some(evidence) = evidence {
+                    self.staged.changes.evidence.insert(task, evidence);
+                }
+            }
+            QueueRecord::Observed { key, at: _, change: _ } => {
+                self.staged.changes.observed.insert(key);
+            }
+            QueueRecord::CursorMoved { name, sequence } => {
+                self.staged.changes.cursors.insert(name, sequence);
+            }
+        }
+        Ok(())
+    }
+
+    fn fold_event(
+        &mut self,
+        sequence: u64,
+        id: TaskId,
+        at: Timestamp,
+        event: TaskEvent,
+        evidence: Option<&Evidence>,
+        retry: Option<RetryPolicy>,
+    ) -> Result<(), QueueError> {
+        let mut stored = self.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+        if stored.sequence < sequence {
+            let lease = stored.task.state.lease().cloned();
+            let reported = match &lease {
+                Some(lease) => Reported::of(&lease.worker, lease.attempt, &event, evidence),
+                None => Ok(None),
+            };
+            let reported = reported.map_err(|error| QueueError::Unavailable(error.to_string()))?;
+            stored.task.apply(event, &retry.unwrap_or_default(), at)?;
+            stored.reported = reported.or(stored.reported);
+            stored.sequence = sequence;
+            self.put(stored.clone());
+        }
+        if let TaskState::PullRequestOpen { pull_request } = &stored.task.state {
+            let key = (pull_request.repo.clone(), pull_request.number);
+            self.staged.changes.pull_requests.insert(key, id);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, stored: Stored) {
+        let id = stored.task.id;
+        if !self.staged.changes.tasks.contains_key(&id) {
+            let before = self.unfinished.get(id).cloned().map(|stored| (stored, self.unfinished.expiry(id)));
+            self.undo.push((id, before));
+        }
+        self.unfinished.put(stored.clone());
+        self.staged.changes.tasks.insert(id, stored);
+    }
+
+    /// A task as this group leaves it.
+    pub(super) fn find(&mut self, id: TaskId) -> Result<Option<Stored>, QueueError> {
+        if let Some(stored) = self.staged.changes.tasks.get(&id) {
+            self.entangled = true;
+            return Ok(Some(stored.clone()));
+        }
+        match self.unfinished.get(id) {
+            Some(stored) => Ok(Some(stored.clone())),
+            None => self.ask(|index| index.task(id)),
+        }
+    }
+
+    /// The task that holds this lease, while it is held.
+    ///
+    /// # Errors
+    /// [`QueueError::StaleLease`] when it is another attempt's or worker's, or has ended, swept or not.
+    pub(super) fn held(&mut self, lease: &Lease, now: Timestamp) -> Result<Stored, QueueError> {
+        self.entangled |= self.staged.changes.tasks.contains_key(&lease.task);
+        let stale = QueueError::StaleLease { task: lease.task, attempt: lease.attempt };
+        let Some(stored) = self.unfinished.get(lease.task) else { return Err(stale) };
+        let current = stored.task.state.lease();
+        let same = current.is_some_and(|current| (&current.worker, current.attempt) == (&lease.worker, lease.attempt));
+        let alive = self.unfinished.expiry(lease.task).is_some_and(|expiry| expiry > now);
+        if same && alive { Ok(stored.clone()) } else { Err(stale) }
+    }
+
+    /// Moves the end of a lease, at once and without a trace on the disk.
+    pub(super) fn extend(&mut self, lease: &Lease, now: Timestamp, by: Duration) -> Timestamp {
+        let until = now + by;
+        self.unfinished.extend(lease.task, until);
+        self.unfinished.expiry(lease.task).unwrap_or(until)
+    }
+
+    /// The next task to lease, or when to look again.
+    pub(super) fn next_ready(&mut self, now: Timestamp) -> Result<Stored, Option<Timestamp>> {
+        // What others of this group took is not there to be seen: the answer hangs on theirs.
+        self.entangled = true;
+        match self.unfinished.next(now).and_then(|id| self.unfinished.get(id)) {
+            Some(stored) => Ok(stored.clone()),
+            None => Err(self.unfinished.next_due()),
+        }
+    }
+
+    pub(super) fn task_of_key(&mut self, key: &DedupeKey) -> Result<Option<TaskId>, QueueError> {
+        if let Some(id) = self.staged.changes.keys.get(key) {
+            self.entangled = true;
+            return Ok(Some(*id));
+        }
+        self.ask(|index| index.task_of_key(key))
+    }
+
+    pub(super) fn was_observed(&mut self, key: &DedupeKey) -> Result<bool, QueueError> {
+        if self.staged.changes.observed.contains(key) {
+            self.entangled = true;
+            return Ok(true);
+        }
+        self.ask(|index| index.was_observed(key))
+    }
+
+    pub(super) fn task_of_pull_request(&mut self, repo: &RepoName, number: u64) -> Result<Option<TaskId>, QueueError> {
+        if let Some(id) = self.staged.changes.pull_requests.get(&(repo.clone(), number)) {
+            self.entangled = true;
+            return Ok(Some(*id));
+        }
+        self.ask(|index| index.task_of_pull_request(repo, number))
+    }
+
+    fn ask<T>(&mut self, question: impl FnOnce(&Index) -> Result<T, IndexError>) -> Result<T, QueueError> {
+        let answer = self.index.ok_or(IndexError::Away).and_then(question);
+        answer.map_err(|error| {
+            let text = error.to_string();
+            self.staged.index_error.get_or_insert(error);
+            QueueError::Unavailable(text)
+        })
+    }
+}

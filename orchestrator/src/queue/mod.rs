@@ -1,0 +1,503 @@
+//! The queue: where tasks wait, and the only place that persists one.
+//!
+//! A request becomes a record of the [`journal`], durable before it is acknowledged; sled holds the index that answers
+//! questions and can be rebuilt from the journal at any time. One thread writes (`commit`), in groups; each verb
+//! decides on a draft of its group (`verbs`); what is unfinished is kept in memory too (`ready`), so that leasing and
+//! renewing ask no disk. Nothing is polled: a waiting worker is woken by a change, or by the moment at which the next
+//! task becomes due.
+
+pub mod journal;
+pub mod record;
+
+mod commit;
+mod draft;
+mod frame;
+mod index;
+mod keys;
+mod lock;
+mod ready;
+mod verbs;
+
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use chrono::Duration;
+use tasks::{
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, Report, RetryPolicy, Stage,
+    Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::record::QueueRecord;
+use self::{
+    commit::{Committer, Files, MAX_WAITING, ReplayError, Step},
+    draft::Draft,
+    index::{Index, IndexError},
+    journal::{Damage, Hash, Head, Journal, JournalError, Marks, Walk},
+    ready::Unfinished,
+};
+
+/// What tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A clock that starts at `start` and from then on goes by the machine's monotonic clock, so that no jump of the wall
+/// clock ends a lease.
+pub fn steady_clock(start: Timestamp) -> Clock {
+    let began = Instant::now();
+    Arc::new(move || start + Duration::from_std(began.elapsed()).unwrap_or(Duration::MAX))
+}
+
+/// How a queue behaves.
+#[derive(Clone)]
+pub struct QueueOptions {
+    /// How long a lease lasts without a renewal.
+    pub lease: Duration,
+    /// When a failed attempt is tried again. Stored with each failure: a change counts from then on.
+    pub retry: RetryPolicy,
+    /// The time.
+    pub clock: Clock,
+    /// A segment of the journal is followed by the next one when it has so many bytes.
+    pub segment_bytes: u64,
+}
+
+impl QueueOptions {
+    /// The defaults: leases of 20 seconds, segments of 64 MiB.
+    pub fn new(clock: Clock) -> Self {
+        Self { lease: Duration::seconds(20), retry: RetryPolicy::default(), clock, segment_bytes: 64 << 20 }
+    }
+}
+
+/// The queue of one data directory.
+pub struct Queue {
+    shared: Arc<Shared>,
+    /// `None` once it is shutting down.
+    steps: Mutex<Option<mpsc::Sender<Step>>>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the committer and the askers share.
+struct Shared {
+    options: QueueOptions,
+    journal: PathBuf,
+    marks: Marks,
+    /// The last durable record.
+    head: watch::Sender<Head>,
+    /// Told whenever a task was queued.
+    ready: watch::Sender<()>,
+    /// When each lease ends.
+    leases: watch::Sender<HashMap<TaskId, Timestamp>>,
+    index: RwLock<Option<Arc<Index>>>,
+    /// Leases that never reached the worker that asked for them.
+    returned: Mutex<Vec<Lease>>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn set_index(&self, index: Option<Arc<Index>>) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+    }
+
+    fn returned(&self) -> Vec<Lease> {
+        std::mem::take(&mut *locked(&self.returned))
+    }
+}
+
+impl Queue {
+    /// Opens the queue in `dir`, or makes one. Blocks: not for a thread of the async runtime.
+    ///
+    /// Tasks that were running keep their lease for one more term, so that a worker in another process can go on.
+    ///
+    /// # Errors
+    /// E060: another process holds it (nothing was touched). E061: the journal is damaged (nothing was changed); the
+    /// file, the place and the record are named. E062: it cannot be read or written.
+    pub fn open(dir: &Path, options: QueueOptions) -> Result<Self, Failure> {
+        let unavailable = |error: &dyn Display| {
+            let message = format!("The task store in {} cannot be used: {error}", dir.display());
+            Failure::new(Code::StoreUnavailable, message)
+        };
+        fs::create_dir_all(dir).map_err(|error| unavailable(&error))?;
+        let lock = lock::take(dir)?;
+        let files = Files { journal: dir.join("journal"), index: dir.join("index"), lock: Arc::new(lock) };
+
+        let opened = Index::open(&files.index, files.lock.clone());
+        let durable = opened.as_ref().ok().and_then(|index| index.applied().ok()).unwrap_or_default().head.sequence;
+        let journal = Journal::open(&files.journal, options.segment_bytes, durable)
+            .map_err(|error| store_failure(dir, error.into()))?;
+        if journal.head().sequence == 0 && durable > 0 {
+            let message =
+                format!("The journal in {} is gone, and the index knows {durable} records of it", dir.display());
+            return Err(Failure::new(Code::StoreDamaged, message)
+                .next("Put the journal back from a copy of the data directory."));
+        }
+        let (index, n_tasks) = commit::open_index(&files, Some(opened), &journal.marks(), journal.head())
+            .map_err(|error| store_failure(dir, error))?;
+
+        let mut unfinished = Unfinished::default();
+        let lasts_until = (options.clock)() + options.lease;
+        for stored in index.unfinished().map_err(|error| store_failure(dir, error.into()))? {
+            let id = stored.task.id;
+            unfinished.put(stored);
+            unfinished.extend(id, lasts_until);
+        }
+        Self::start(options, files, journal, index, n_tasks, unfinished).map_err(|error| unavailable(&error))
+    }
+
+    fn start(
+        options: QueueOptions,
+        files: Files,
+        journal: Journal,
+        index: Index,
+        n_tasks: u64,
+        unfinished: Unfinished,
+    ) -> io::Result<Self> {
+        let index = Arc::new(index);
+        let shared = Arc::new(Shared {
+            options: options.clone(),
+            journal: files.journal.clone(),
+            marks: journal.marks(),
+            head: watch::Sender::new(journal.head()),
+            ready: watch::Sender::new(()),
+            leases: watch::Sender::new(unfinished.leases()),
+            index: RwLock::new(Some(index.clone())),
+            returned: Mutex::default(),
+            stop: CancellationToken::new(),
+        });
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let index = Some(index);
+        let committer = Committer {
+            shared: shared.clone(),
+            options,
+            files,
+            journal,
+            index,
+            n_tasks,
+            unfinished,
+            repaired_at: None,
+        };
+        let thread = std::thread::Builder::new().name("queue".to_owned()).spawn(move || committer.run(receiver))?;
+        Ok(Self { shared, steps: Mutex::new(Some(sender)), committer: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends it: who waits for a task is sent away, what was asked is made durable and answered, the files are closed.
+    pub async fn shutdown(&self) {
+        if let Some(thread) = self.close() {
+            // A panic of the thread was reported by whoever waited for an answer.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    fn close(&self) -> Option<JoinHandle<()>> {
+        self.shared.stop.cancel();
+        locked(&self.steps).take();
+        locked(&self.committer).take()
+    }
+
+    /// One task for a worker, if one is ready now: [`WorkQueue::lease`] without the waiting.
+    ///
+    /// # Errors
+    /// As for [`WorkQueue::lease`].
+    pub async fn lease_once(&self, worker: &WorkerName) -> Result<Option<(Task, Lease)>, QueueError> {
+        Ok(self.grant(worker).await?.map(Grant::take).ok().flatten())
+    }
+
+    async fn grant(&self, worker: &WorkerName) -> Result<Result<Grant, Option<Timestamp>>, QueueError> {
+        let (worker, now, lasts) = (worker.clone(), self.now(), self.shared.options.lease);
+        let shared = self.shared.clone();
+        let steps = self.steps()?.downgrade();
+        self.submit(move |draft| {
+            let leased = verbs::lease(draft, worker, lasts, now)?;
+            Ok(leased.map(|granted| Grant { granted: Some(granted), shared, steps }))
+        })
+        .await
+    }
+
+    /// Ends all leases of a worker that is known to be gone, such as this process's own in its former life.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when it could not be made durable.
+    pub async fn release_worker(&self, worker: &WorkerName) -> Result<Vec<TaskId>, QueueError> {
+        let (worker, now) = (worker.clone(), self.now());
+        self.submit(move |draft| verbs::release_worker(draft, &worker, now)).await
+    }
+
+    /// Ends all leases that have run out by `now`.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when it could not be made durable.
+    pub async fn expire_leases(&self, now: Timestamp) -> Result<Vec<TaskId>, QueueError> {
+        self.submit(move |draft| verbs::expire(draft, now)).await
+    }
+
+    /// When each lease ends, now and after every change.
+    pub fn leases(&self) -> watch::Receiver<HashMap<TaskId, Timestamp>> {
+        self.shared.leases.subscribe()
+    }
+
+    /// What the last attempt that reached verification has to show.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] while the index is being repaired.
+    pub async fn evidence(&self, task: TaskId) -> Result<Option<Evidence>, QueueError> {
+        self.ask(move |index| index.evidence(task)).await
+    }
+
+    /// At most `limit` events after a sequence, oldest first.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when the journal cannot be read.
+    pub async fn events_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, QueueRecord)>, QueueError> {
+        let (shared, until) = (self.shared.clone(), self.shared.head.borrow().sequence);
+        let read = move || read_events(&shared, after, until, limit);
+        let events = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
+        events.map_err(|error| unavailable(&error))
+    }
+
+    /// Waits until there is an event after this sequence.
+    ///
+    /// # Errors
+    /// [`QueueError::ShuttingDown`], and as for [`Queue::events_after`].
+    pub async fn wait_for_event(&self, after: u64) -> Result<(), QueueError> {
+        let mut head = self.shared.head.subscribe();
+        loop {
+            head.borrow_and_update();
+            if !self.events_after(after, 1).await?.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return Err(QueueError::ShuttingDown),
+                changed = head.changed() => changed.map_err(|_| QueueError::ShuttingDown)?,
+            }
+        }
+    }
+
+    /// How far a reader of events has come; 0 for one that is new.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] while the index is being repaired.
+    pub async fn cursor(&self, name: &str) -> Result<u64, QueueError> {
+        let name = name.to_owned();
+        Ok(self.ask(move |index| index.cursor(&name)).await?.unwrap_or(0))
+    }
+
+    /// Notes that a reader has dealt with everything up to `sequence`. Durable like everything else.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when it could not be made durable.
+    pub async fn set_cursor(&self, name: &str, sequence: u64) -> Result<(), QueueError> {
+        let name = name.to_owned();
+        self.submit(move |draft| draft.stage(QueueRecord::CursorMoved { name, sequence })).await
+    }
+
+    /// The last durable record, and the hash that stands for the whole journal up to it.
+    pub fn journal_head(&self) -> (u64, Hash) {
+        let head = *self.shared.head.borrow();
+        (head.sequence, head.hash)
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.shared.options.clock)()
+    }
+
+    fn steps(&self) -> Result<mpsc::Sender<Step>, QueueError> {
+        locked(&self.steps).clone().ok_or(QueueError::ShuttingDown)
+    }
+
+    /// Has the committer decide, and returns when what was decided is durable.
+    async fn submit<T, F>(&self, decide: F) -> Result<T, QueueError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Draft<'_>) -> Result<T, QueueError> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let step: Step = Box::new(move |draft| {
+            let decided = decide(draft);
+            Box::new(move |durable| {
+                let told = durable.map_err(|reason| QueueError::Unavailable(reason.to_owned()));
+                // Whoever asked may be gone; then nobody needs to hear it.
+                let _ = sender.send(told.and(decided));
+            })
+        });
+        self.steps()?.send(step).await.map_err(|_| QueueError::ShuttingDown)?;
+        answer.await.map_err(|_| QueueError::Unavailable("a defect in the queue; see the log".to_owned()))?
+    }
+
+    async fn ask<T, F>(&self, question: F) -> Result<T, QueueError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Index) -> Result<T, IndexError> + Send + 'static,
+    {
+        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(index) = index else {
+            let stopped = self.shared.stop.is_cancelled();
+            return Err(if stopped { QueueError::ShuttingDown } else { unavailable(&IndexError::Away) });
+        };
+        let answer =
+            tokio::task::spawn_blocking(move || question(&index)).await.map_err(|error| unavailable(&error))?;
+        answer.map_err(|error| unavailable(&error))
+    }
+
+    /// A lease ends when the last renewal says, which the index does not know.
+    fn with_expiry(&self, mut task: Task) -> Task {
+        if let TaskState::Running { lease, .. } = &mut task.state
+            && let Some(at) = self.shared.leases.borrow().get(&task.id)
+        {
+            lease.expires_at = *at;
+        }
+        task
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if let Some(thread) = self.close() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Intake for Queue {
+    async fn enqueue(&self, request: TaskRequest) -> Result<Received, QueueError> {
+        let now = self.now();
+        self.submit(move |draft| verbs::enqueue(draft, request, now)).await
+    }
+
+    async fn cancel(&self, task: TaskId, by: Actor) -> Result<(), QueueError> {
+        let now = self.now();
+        self.submit(move |draft| verbs::cancel(draft, task, by, now)).await
+    }
+
+    async fn requeue(&self, task: TaskId) -> Result<(), QueueError> {
+        let now = self.now();
+        self.submit(move |draft| verbs::requeue(draft, task, now)).await
+    }
+
+    async fn observe(&self, key: DedupeKey, change: Change) -> Result<(), QueueError> {
+        let now = self.now();
+        self.submit(move |draft| verbs::observe(draft, key, change, now)).await
+    }
+
+    async fn get(&self, task: TaskId) -> Result<Option<Task>, QueueError> {
+        let stored = self.ask(move |index| index.task(task)).await?;
+        Ok(stored.map(|stored| self.with_expiry(stored.task)))
+    }
+
+    async fn list(&self, filter: TaskFilter) -> Result<Vec<Task>, QueueError> {
+        let tasks = self.ask(move |index| index.list(&filter)).await?;
+        Ok(tasks.into_iter().map(|task| self.with_expiry(task)).collect())
+    }
+}
+
+#[async_trait]
+impl WorkQueue for Queue {
+    async fn lease(&self, worker: &WorkerName) -> Result<(Task, Lease), QueueError> {
+        let mut ready = self.shared.ready.subscribe();
+        loop {
+            ready.borrow_and_update();
+            let due = match self.grant(worker).await? {
+                Ok(grant) => return grant.take().ok_or(QueueError::ShuttingDown),
+                Err(due) => due,
+            };
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return Err(QueueError::ShuttingDown),
+                changed = ready.changed() => changed.map_err(|_| QueueError::ShuttingDown)?,
+                () = sleep_until(due, self.now()) => {}
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &Lease, stage: Stage) -> Result<Renewal, QueueError> {
+        let (lease, now, lasts) = (lease.clone(), self.now(), self.shared.options.lease);
+        self.submit(move |draft| verbs::renew(draft, &lease, stage, lasts, now)).await
+    }
+
+    async fn report(&self, lease: &Lease, report: Report) -> Result<(), QueueError> {
+        let (lease, now) = (lease.clone(), self.now());
+        self.submit(move |draft| verbs::report(draft, &lease, report, now)).await
+    }
+}
+
+/// A lease on its way to a worker. One that does not arrive, because nobody waits any more, goes back at once instead
+/// of when it ends, and costs the task nothing.
+struct Grant {
+    granted: Option<(Task, Lease)>,
+    shared: Arc<Shared>,
+    steps: mpsc::WeakSender<Step>,
+}
+
+impl Grant {
+    fn take(mut self) -> Option<(Task, Lease)> {
+        self.granted.take()
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        let Some((_, lease)) = self.granted.take() else { return };
+        locked(&self.shared.returned).push(lease);
+        // Only to wake the committer; when its channel is full, it is awake.
+        if let Some(steps) = self.steps.upgrade() {
+            let _ = steps.try_send(Box::new(|_| Box::new(|_| ())));
+        }
+    }
+}
+
+/// For ever, when there is nothing to wait for.
+pub(crate) async fn sleep_until(at: Option<Timestamp>, now: Timestamp) {
+    match at {
+        Some(at) => tokio::time::sleep((at - now).to_std().unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn read_events(shared: &Shared, after: u64, until: u64, limit: usize) -> Result<Vec<(u64, QueueRecord)>, JournalError> {
+    let mut events = Vec::new();
+    if after >= until {
+        return Ok(events);
+    }
+    let mut walk = Walk::near(&shared.journal, &shared.marks, after + 1)?;
+    while events.len() < limit && walk.head().sequence < until {
+        let here = walk.damage_here();
+        walk.mark(&shared.marks);
+        let Some(entry) = walk.next()? else { break };
+        if entry.head.sequence > after {
+            let record: QueueRecord =
+                record::decode(&entry.payload).map_err(|error| Damage { reason: error.to_string(), ..here })?;
+            if record.is_event() {
+                events.push((entry.head.sequence, record));
+            }
+        }
+    }
+    Ok(events)
+}
+
+fn store_failure(dir: &Path, error: ReplayError) -> Failure {
+    let code = match &error {
+        ReplayError::Journal(JournalError::Damaged(_)) => Code::StoreDamaged,
+        ReplayError::Journal(JournalError::Io(_))
+        | ReplayError::Index(_)
+        | ReplayError::Disagrees(_)
+        | ReplayError::Lost { .. } => Code::StoreUnavailable,
+    };
+    Failure::new(code, format!("The task store in {} cannot be used: {error}", dir.display()))
+}
+
+fn unavailable(error: &dyn Display) -> QueueError {
+    QueueError::Unavailable(error.to_string())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! What the queue can be asked to do: each verb decides on a [`Draft`], and the committer makes it durable.
+//!
+//! `now` is the moment at which the caller asked. A lease that was alive then is honoured, however long the disk kept
+//! the committer waiting since.
+
+use chrono::Duration;
+use tasks::{
+    Actor, Change, DedupeKey, Lease, QueueError, Received, Report, Stage, Task, TaskEvent, TaskId, TaskRequest,
+    TaskState, Timestamp, WorkerName, queue::Renewal,
+};
+
+use super::{
+    draft::Draft,
+    record::{QueueRecord, Reported, event_of},
+};
+
+/// Stores a request, unless its key is known or an unfinished task is already at work on the same issue.
+pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestamp) -> Result<Received, QueueError> {
+    if let Some(known) = draft.task_of_key(&request.dedupe_key)? {
+        return Ok(Received::Known(known));
+    }
+    if let Some(task) = at_work_on_the_same(draft, &request)? {
+        draft.stage(QueueRecord::Joined { key: request.dedupe_key, task, at: now })?;
+        return Ok(Received::Known(task));
+    }
+    let task = Task::new(TaskId::new(now), request, now);
+    let id = task.id;
+    draft.stage(QueueRecord::Enqueued { task: Box::new(task) })?;
+    Ok(Received::New(id))
+}
+
+/// A label and a comment, or the label set twice, are one wish. A task that is being stopped does not count, nor does
+/// one that revises a pull request.
+fn at_work_on_the_same(draft: &mut Draft<'_>, request: &TaskRequest) -> Result<Option<TaskId>, QueueError> {
+    let Some(issue) = request.source.issue().filter(|_| request.revises.is_none()) else { return Ok(None) };
+    for id in draft.unfinished().of_issue(&request.repo, issue) {
+        let Some(stored) = draft.find(id)? else { continue };
+        if stored.task.cancel_requested.is_none() && stored.task.request.revises.is_none() {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn cancel(draft: &mut Draft<'_>, id: TaskId, by: Actor, now: Timestamp) -> Result<(), QueueError> {
+    let stored = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+    match (&stored.task.state, &stored.task.cancel_requested) {
+        (TaskState::Cancelled { .. }, _) | (TaskState::Running { .. }, Some(_)) => Ok(()),
+        _ => draft.apply(id, TaskEvent::CancelRequested { by }, now),
+    }
+}
+
+pub(super) fn requeue(draft: &mut Draft<'_>, id: TaskId, now: Timestamp) -> Result<(), QueueError> {
+    draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+    draft.apply(id, TaskEvent::Requeued, now)
+}
+
+pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now: Timestamp) -> Result<(), QueueError> {
+    if draft.was_observed(&key)? {
+        return Ok(());
+    }
+    match &change {
+        Change::PullRequestMerged { repo, number } => {
+            let task = draft.task_of_pull_request(repo, *number)?;
+            note(draft, task, TaskEvent::PullRequestMerged, now)?;
+        }
+        Change::PullRequestClosed { repo, number } => {
+            let task = draft.task_of_pull_request(repo, *number)?;
+            note(draft, task, TaskEvent::PullRequestClosed, now)?;
+        }
+        Change::PullRequestReopened { repo, number } => {
+            let task = draft.task_of_pull_request(repo, *number)?;
+            note(draft, task, TaskEvent::PullRequestReopened, now)?;
+        }
+        Change::IssueWithdrawn { repo, issue, by } => {
+            for id in draft.unfinished().of_issue(repo, *issue) {
+                cancel(draft, id, by.clone(), now)?;
+            }
+        }
+    }
+    // Last, so that a write that was cut short between them is simply observed again.
+    draft.stage(QueueRecord::Observed { key, at: now, change })
+}
+
+/// The world may tell things twice or out of order; what does not fit is no error of whoever told it.
+fn note(draft: &mut Draft<'_>, task: Option<TaskId>, event: TaskEvent, now: Timestamp) -> Result<(), QueueError> {
+    let Some(task) = task else { return Ok(()) };
+    match draft.apply(task, event, now) {
+        Err(QueueError::InvalidTransition(refused)) => {
+            tracing::debug!(task.id = %task, %refused, "passed over what does not fit the task");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// The next task for a worker, or when to look again.
+pub(super) fn lease(
+    draft: &mut Draft<'_>,
+    worker: WorkerName,
+    lasts: Duration,
+    now: Timestamp,
+) -> Result<Result<(Task, Lease), Option<Timestamp>>, QueueError> {
+    let stored = match draft.next_ready(now) {
+        Ok(stored) => stored,
+        Err(next) => return Ok(Err(next)),
+    };
+    let id = stored.task.id;
+    let lease = Lease { task: id, worker, attempt: stored.task.attempt + 1, expires_at: now + lasts };
+    draft.apply(id, TaskEvent::Leased { lease: lease.clone() }, now)?;
+    let task = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?.task;
+    Ok(Ok((task, lease)))
+}
+
+pub(super) fn renew(
+    draft: &mut Draft<'_>,
+    lease: &Lease,
+    stage: Stage,
+    lasts: Duration,
+    now: Timestamp,
+) -> Result<Renewal, QueueError> {
+    let stored = draft.held(lease, now)?;
+    let until = draft.extend(lease, now, lasts);
+    let reached = matches!(&stored.task.state, TaskState::Running { stage: known, .. } if *known == stage);
+    if !reached {
+        draft.apply(lease.task, TaskEvent::StageReached { stage }, now)?;
+    }
+    Ok(match stored.task.cancel_requested {
+        Some(_) => Renewal::CancelRequested(until),
+        None => Renewal::Held(until),
+    })
+}
+
+pub(super) fn report(draft: &mut Draft<'_>, lease: &Lease, report: Report, now: Timestamp) -> Result<(), QueueError> {
+    let (event, evidence) = event_of(report);
+    match draft.held(lease, now) {
+        Ok(_) => draft.conclude(lease.task, event, evidence, now),
+        Err(stale) => {
+            let mark = Reported::of(&lease.worker, lease.attempt, &event, evidence.as_deref())
+                .map_err(|error| QueueError::Unavailable(error.to_string()))?;
+            let taken =
+                draft.find(lease.task)?.is_some_and(|stored| stored.reported.is_some() && stored.reported == mark);
+            if taken { Ok(()) } else { Err(stale) }
+        }
+    }
+}
+
+/// Ends every lease that has run out.
+pub(super) fn expire(draft: &mut Draft<'_>, now: Timestamp) -> Result<Vec<TaskId>, QueueError> {
+    let ended = draft.unfinished().expired(now);
+    for &id in &ended {
+        draft.apply(id, TaskEvent::LeaseExpired, now)?;
+    }
+    Ok(ended)
+}
+
+/// Ends every lease of a worker that is known to be gone.
+pub(super) fn release_worker(
+    draft: &mut Draft<'_>,
+    worker: &WorkerName,
+    now: Timestamp,
+) -> Result<Vec<TaskId>, QueueError> {
+    let held = |lease: &Lease| lease.worker == *worker;
+    let stored = draft.unfinished().iter().filter(|stored| stored.task.state.lease().is_some_and(held));
+    let mut ids: Vec<_> = stored.map(|stored| (stored.enqueued, stored.task.id)).collect();
+    ids.sort_unstable();
+    for &(_, id) in &ids {
+        draft.apply(id, TaskEvent::LeaseExpired, now)?;
+    }
+    Ok(ids.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Takes back a lease that never reached the worker that asked for it.
+pub(super) fn take_back(draft: &mut Draft<'_>, lease: &Lease, now: Timestamp) -> Result<(), QueueError> {
+    match draft.held(lease, now) {
+        Ok(_) => draft.apply(lease.task, TaskEvent::Released, now),
+        Err(_) => Ok(()),
+    }
+}
