@@ -1,1 +1,0 @@
-//! Stub: owned by the forge room.

@@ -1,0 +1,303 @@
+//! GitHub, and GitHub Enterprise Server: the only place that talks to its API.
+//!
+//! GitHub repeats nothing by itself and forgives no repetition but one (a second pull request for the same branch), so
+//! everything written here follows one pattern: look for our own work first, write once, and after an unclear answer look
+//! again before anything is sent again.
+
+mod api;
+mod auth;
+mod comments;
+mod errors;
+mod pulls;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use reqwest::Url;
+use serde::Deserialize;
+use tasks::{Actor, BranchName, Code, Failure, PullRequest, RepoName};
+use tokio::sync::OnceCell;
+
+pub use self::auth::Credentials;
+use self::{
+    api::Api,
+    auth::{Access, Own, Pass},
+};
+use super::{Forge, NewPullRequest, Permission};
+use crate::checkout::Remote;
+
+/// Where the API of github.com is.
+const PUBLIC_API: &str = "https://api.github.com";
+/// One request to the API takes no longer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// So long a repository is taken for what it was. A rename in between is followed by redirects.
+const KNOWN_FOR: Duration = Duration::from_secs(300);
+/// After an unclear answer, how long to wait before looking what became of the request.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often in all something is looked for and, when it is not there, written.
+const WRITES: usize = 3;
+
+/// Where GitHub is, and who Onramp is there.
+#[derive(Debug, Clone)]
+pub struct GitHubConfig {
+    /// The root of the API: `https://api.github.com`, or `https://HOST/api/v3` of an Enterprise Server.
+    pub api_url: String,
+    /// What `/<owner>/<name>.git` is added to. `None`: follows from `api_url`.
+    pub git_url: Option<String>,
+    /// Who Onramp is.
+    pub credentials: Credentials,
+}
+
+impl GitHubConfig {
+    /// github.com.
+    pub fn new(credentials: Credentials) -> Self {
+        Self { api_url: PUBLIC_API.into(), git_url: None, credentials }
+    }
+}
+
+/// GitHub.
+pub struct GitHubForge {
+    api_url: String,
+    git_url: String,
+    access: Access,
+    timeout: Duration,
+    known: Mutex<HashMap<RepoName, (Instant, Repository)>>,
+    own: OnceCell<Own>,
+    /// Held while a status comment is looked for and written, so that two writers of one make one.
+    commenting: tokio::sync::Mutex<()>,
+}
+
+/// What is asked of a repository.
+#[derive(Debug, Clone, Deserialize)]
+struct Repository {
+    id: u64,
+    /// As it is called now: an old name leads here too, but only when read.
+    full_name: RepoName,
+    default_branch: BranchName,
+    /// What the owner of these credentials may do; apps are not told.
+    #[serde(default)]
+    permissions: Option<Rights>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Rights {
+    admin: bool,
+    push: bool,
+    pull: bool,
+}
+
+/// A repository and what it may be reached with.
+struct Reach {
+    api: std::sync::Arc<Api>,
+    repository: Repository,
+}
+
+impl GitHubForge {
+    /// Looks at the configuration; asks GitHub nothing yet.
+    ///
+    /// # Errors
+    /// E006 for an address that is none; E008 or E050 for a secret that is missing or cannot be what it should be.
+    pub fn new(config: GitHubConfig) -> Result<Self, Failure> {
+        let GitHubConfig { api_url, git_url, credentials } = config;
+        let api_url = web_address(&api_url, "the API")?;
+        let git_url = match git_url {
+            Some(url) => web_address(&url, "git")?,
+            None => git_url_of(&api_url),
+        };
+        Ok(Self {
+            api_url,
+            git_url,
+            access: Access::new(credentials)?,
+            timeout: TIMEOUT,
+            known: Mutex::default(),
+            own: OnceCell::new(),
+            commenting: tokio::sync::Mutex::default(),
+        })
+    }
+
+    async fn pass(&self, repo: &RepoName) -> Result<Pass, Failure> {
+        self.access.pass(&self.api_url, self.timeout, repo).await
+    }
+
+    /// The repository under the name that it has now, asked at most every few minutes.
+    async fn reach(&self, repo: &RepoName) -> Result<Reach, Failure> {
+        let api = self.pass(repo).await?.api;
+        let known = self.known().get(repo).filter(|(at, _)| at.elapsed() < KNOWN_FOR).map(|(_, known)| known.clone());
+        let repository = match known {
+            Some(known) => known,
+            None => self.fetch(&api, repo).await?,
+        };
+        Ok(Reach { api, repository })
+    }
+
+    async fn fetch(&self, api: &Api, repo: &RepoName) -> Result<Repository, Failure> {
+        let repository = Repository::fetch(api, repo).await?;
+        self.known().insert(repo.clone(), (Instant::now(), repository.clone()));
+        Ok(repository)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<RepoName, (Instant, Repository)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn own(&self) -> Result<&Own, Failure> {
+        self.own.get_or_try_init(|| self.access.own(&self.api_url, self.timeout)).await
+    }
+}
+
+impl Repository {
+    /// # Errors
+    /// E003 when it is not there or not shown; E050 and E054 as ever.
+    async fn fetch(api: &Api, repo: &RepoName) -> Result<Self, Failure> {
+        match api.get(&format!("/repos/{repo}")).await {
+            Ok(answer) => Ok(answer.value),
+            Err(trouble) if trouble.is_missing() => Err(Failure::new(
+                Code::RepositoryNotFound,
+                format!("GitHub knows no repository {repo}, or does not show it to these credentials"),
+            )),
+            Err(trouble) => Err(trouble.failure(&format!("look at {repo}"), Code::RepositoryNotFound)),
+        }
+    }
+}
+
+#[async_trait]
+impl Forge for GitHubForge {
+    async fn remote(&self, repo: &RepoName) -> Result<Remote, Failure> {
+        let token = self.pass(repo).await?.token;
+        let name = self.reach(repo).await?.repository.full_name;
+        Ok(Remote { url: format!("{}/{name}.git", self.git_url), token: Some(token) })
+    }
+
+    async fn default_branch(&self, repo: &RepoName) -> Result<BranchName, Failure> {
+        let api = self.pass(repo).await?.api;
+        Ok(self.fetch(&api, repo).await?.default_branch)
+    }
+
+    async fn permission(&self, repo: &RepoName, actor: &Actor) -> Result<Permission, Failure> {
+        let Reach { api, repository } = self.reach(repo).await?;
+        match actor.id {
+            Some(id) => permission_of(&api, &repository.full_name, &actor.login, id).await,
+            // The person at the command line brought these credentials, and may do what they may.
+            None => own_permission(&self.fetch(&api, repo).await?),
+        }
+    }
+
+    async fn pull_request(&self, new: NewPullRequest<'_>) -> Result<PullRequest, Failure> {
+        pulls::find_or_open(&self.reach(new.repo).await?, &new).await
+    }
+
+    async fn status_comment(&self, repo: &RepoName, issue: u64, marker: &str, body: &str) -> Result<String, Failure> {
+        let reach = self.reach(repo).await?;
+        let own = self.own().await?;
+        let _one_at_a_time = self.commenting.lock().await;
+        comments::find_or_write(&reach, own, issue, marker, body).await
+    }
+}
+
+/// Asks GitHub what `login` may do, and takes the answer only when it is about the account `id`: a login may be given up
+/// and taken by somebody else.
+async fn permission_of(api: &Api, repo: &RepoName, login: &str, id: u64) -> Result<Permission, Failure> {
+    #[derive(Deserialize)]
+    struct Collaborator {
+        permission: String,
+        user: Option<User>,
+    }
+    #[derive(Deserialize)]
+    struct User {
+        id: u64,
+    }
+    let name = login.strip_suffix("[bot]").unwrap_or(login);
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        return Err(Failure::new(Code::PermissionDenied, format!("{login:?} is not the name of an account on GitHub")));
+    }
+    let route = format!("/repos/{repo}/collaborators/{}/permission", login.replace('[', "%5B").replace(']', "%5D"));
+    let answer = match api.get::<Collaborator>(&route).await {
+        Ok(answer) => answer.value,
+        Err(trouble) if trouble.is_missing() => return Ok(Permission::None),
+        Err(trouble) => {
+            return Err(trouble.failure(&format!("tell what {login} may do in {repo}"), Code::PermissionDenied));
+        }
+    };
+    if answer.user.map(|user| user.id) != Some(id) {
+        return Err(Failure::new(
+            Code::PermissionDenied,
+            format!("The account that asked is not the one that is called {login} on GitHub now"),
+        ));
+    }
+    Ok(match answer.permission.as_str() {
+        "admin" => Permission::Admin,
+        "write" | "maintain" => Permission::Write,
+        "read" | "triage" => Permission::Read,
+        _ => Permission::None,
+    })
+}
+
+/// What the owner of the credentials may do.
+fn own_permission(repository: &Repository) -> Result<Permission, Failure> {
+    let rights = repository.permissions.as_ref().ok_or_else(|| {
+        Failure::new(
+            Code::PermissionDenied,
+            format!("GitHub does not say what these credentials may do in {}", repository.full_name),
+        )
+        .next("Use a personal access token for work from the command line.")
+    })?;
+    Ok(match rights {
+        Rights { admin: true, .. } => Permission::Admin,
+        Rights { push: true, .. } => Permission::Write,
+        Rights { pull: true, .. } => Permission::Read,
+        Rights { .. } => Permission::None,
+    })
+}
+
+/// An address without its trailing slash.
+fn web_address(text: &str, what: &str) -> Result<String, Failure> {
+    let url = Url::parse(text.trim()).ok().filter(|url| {
+        matches!(url.scheme(), "https" | "http")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    match url {
+        Some(url) if url.query().is_none() && url.fragment().is_none() => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        _ => Err(Failure::new(Code::BadConfig, format!("The address of {what} of GitHub is not a plain https:// URL"))
+            .next("Write https://api.github.com, or https://HOST/api/v3 for an Enterprise Server, without a name or token.")),
+    }
+}
+
+/// Where git is, given the API: `api.` in front or `/api/v3` behind is what GitHub adds.
+fn git_url_of(api_url: &str) -> String {
+    let root = api_url.strip_suffix("/api/v3").unwrap_or(api_url);
+    match root.split_once("://api.") {
+        Some((scheme, host)) if !host.contains('/') => format!("{scheme}://{host}"),
+        _ => root.to_owned(),
+    }
+}
+
+/// A text that GitHub takes: at most `limit` characters, the end given up, but never `keep`.
+fn fitting(text: &str, limit: usize, keep: &str) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let end = format!("\n\n… (cut)\n{keep}");
+    let kept: String = text.chars().take(limit - end.chars().count()).collect();
+    if !keep.is_empty() && kept.contains(keep) { format!("{kept}\n\n… (cut)\n") } else { format!("{kept}{end}") }
+}
+
+/// Whether GitHub shows the text that would be written: it changes line ends and trims.
+fn same_text(shown: &str, wanted: &str) -> bool {
+    let lines = |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+    lines(shown) == lines(wanted)
+}
+
+impl fmt::Debug for GitHubForge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitHubForge").field("api_url", &self.api_url).finish_non_exhaustive()
+    }
+}
