@@ -7,7 +7,7 @@
 //!
 //! libgit2 blocks, so each public function is one [`blocking`] call.
 
-mod fetch;
+pub(crate) mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod seed;

@@ -1,12 +1,23 @@
-//! Stub: owned by the git room. A verified patch becomes a commit, a branch and a pull request.
-use tasks::{CommitSha, Evidence, Failure, PullRequest, Task, Timestamp};
+//! A verified patch becomes a commit, a branch and a pull request.
+//!
+//! Everything here may be repeated: the branch's name comes from the task, the commit carries the task's id, and the pull
+//! request is found by its branch. A worker that died between two of these steps is followed by one that finds what is
+//! there and does the rest.
+
+mod push;
+
+use tasks::{Code, CommitSha, Evidence, Failure, PullRequest, Task, Timestamp, TokenUsage};
 
 use crate::{
-    checkout::{Base, Mirror},
-    forge::Forge,
+    checkout::{Base, Mirror, transport::Call},
+    forge::{Forge, NewPullRequest},
     repo_config::PullRequestOptions,
+    text,
     verify::VerifiedPatch,
 };
+
+/// The longest title of a pull request, in characters.
+const MAX_TITLE_CHARS: usize = 70;
 
 /// Who commits.
 #[derive(Debug, Clone)]
@@ -40,12 +51,127 @@ pub struct Publication<'a> {
 /// commit on the branch is never overwritten.
 ///
 /// # Errors
-/// E050 to E054 with the forge's reason.
+/// E050 to E054 with the forge's reason; E004 when the base is no branch.
 pub async fn publish(
-    _verified: &VerifiedPatch,
-    _mirror: &Mirror,
-    _forge: &dyn Forge,
-    _with: Publication<'_>,
+    verified: &VerifiedPatch,
+    mirror: &Mirror,
+    forge: &dyn Forge,
+    with: Publication<'_>,
 ) -> Result<(PullRequest, CommitSha), Failure> {
-    todo!()
+    let Some(base) = &with.base.branch else {
+        let message = "A pull request goes against a branch, and the task started from a commit that is none";
+        return Err(Failure::new(Code::BaseNotFound, message).next("Name a branch with --base."));
+    };
+    let repo = &with.task.request.repo;
+    let branch = with.task.branch();
+    let title = title(&with.task.request.instruction.title);
+    let head = push(verified, mirror, forge, &with, &title).await?;
+    let body = body(verified, &with, &head)?;
+    let new = NewPullRequest {
+        repo,
+        branch: &branch,
+        head: &head,
+        base,
+        title: &title,
+        body: &body,
+        draft: with.options.draft,
+        labels: &with.options.labels,
+        reviewers: &with.options.reviewers,
+    };
+    Ok((forge.pull_request(new).await?, head))
+}
+
+async fn push(
+    verified: &VerifiedPatch,
+    mirror: &Mirror,
+    forge: &dyn Forge,
+    with: &Publication<'_>,
+    title: &str,
+) -> Result<CommitSha, Failure> {
+    let task = with.task.id.to_string();
+    let message = templates::commit_message(&templates::CommitMessage {
+        title,
+        issue: with.task.request.source.issue(),
+        task_id: &task,
+        agent: with.evidence.agent.as_str(),
+        requester: &with.task.request.actor.login,
+    })
+    .map_err(Failure::internal)?;
+    let wanted = push::Push {
+        branch: with.task.branch(),
+        base: with.base.commit.clone(),
+        tree: verified.patched().tree().clone(),
+        message,
+        task,
+        identity: with.identity.clone(),
+        now: with.now,
+    };
+    let remote = forge.remote(&with.task.request.repo).await?;
+    let call = Call::new(remote.token.clone(), push::PUSH_TIMEOUT);
+    let _cancel = call.cancel_on_drop();
+    mirror.read(move |repo| push::push(repo, &remote, &wanted, &call)).await
+}
+
+fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> Result<String, Failure> {
+    let (task, evidence) = (with.task, with.evidence);
+    let id = task.id.to_string();
+    let body = templates::pull_request(&templates::PullRequestText {
+        issue: task.request.source.issue(),
+        title: &task.request.instruction.title,
+        summary: with.summary,
+        task_id: &id,
+        head: head.short(),
+        base: with.base.commit.short(),
+        tree: evidence.tree.as_str(),
+        patch_sha256: &evidence.patch_sha256,
+        stat: (evidence.n_files, evidence.n_added, evidence.n_removed),
+        checks: verified.checks().iter().map(text::check_line).collect(),
+        checks_from: &evidence.checks_from,
+        sandbox: &evidence.sandbox,
+        environment: &evidence.environment,
+        agent: evidence.agent.as_str(),
+        rounds: evidence.rounds,
+        requester: &task.request.actor.login,
+        time: text::duration_words(evidence.duration_ms),
+        tokens: tokens(evidence.usage),
+        cost: evidence
+            .usage
+            .cost_microusd
+            .map(|cost| format!("${}.{:02}", cost / 1_000_000, cost % 1_000_000 / 10_000)),
+        blocked_hosts: evidence.blocked_hosts.iter().map(String::as_str).collect(),
+    })
+    .map_err(Failure::internal)?;
+    let marker = templates::status_marker(&id);
+    Ok(if body.contains(&marker) { body } else { format!("{}\n\n{marker}\n", body.trim_end()) })
+}
+
+/// `12,345 in, 678 out`; `None`: the agent said nothing.
+fn tokens(usage: TokenUsage) -> Option<String> {
+    let part = |n: Option<u64>, way: &str| n.map(|n| format!("{} {way}", grouped(n)));
+    let parts: Vec<String> = [part(usage.input, "in"), part(usage.output, "out")].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<String> =
+        digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into()).collect();
+    groups.join(",")
+}
+
+/// The title of the commit and the pull request: the request's, on one line, without what people do not see, cut at a word.
+fn title(request: &str) -> String {
+    let clean = templates::clean_untrusted(request);
+    let words: Vec<&str> =
+        clean.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let line = words.join(" ");
+    if line.is_empty() {
+        return "Change what was asked for".to_owned();
+    }
+    if line.chars().count() <= MAX_TITLE_CHARS {
+        return line;
+    }
+    let cut: String = line.chars().take(MAX_TITLE_CHARS - 1).collect();
+    let at = cut.rfind(' ').filter(|at| *at > cut.len() / 2).unwrap_or(cut.len());
+    format!("{}…", cut[..at].trim_end())
 }

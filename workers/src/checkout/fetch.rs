@@ -311,7 +311,7 @@ pub(crate) fn failure(error: &git2::Error, remote: &Remote, call: &Call) -> Fail
 /// What a refusal over HTTP means to a person, for a fetch.
 fn refused(refusal: Refusal, place: &str, call: &Call) -> Failure {
     match refusal {
-        Refusal::Status(401 | 403, text) if call.has_token() => {
+        Refusal::Status(401 | 403, text) if call.token().is_some() => {
             Failure::new(Code::ForgeAuth, format!("The forge refused the credentials for {place}")).detail(text)
         }
         Refusal::Status(401 | 403 | 404 | 410, text) => Failure::new(

@@ -101,9 +101,9 @@ impl Call {
         Instant::now() >= self.deadline
     }
 
-    /// Whether it has credentials.
-    pub(crate) fn has_token(&self) -> bool {
-        self.token.is_some()
+    /// Its credentials.
+    pub(crate) fn token(&self) -> Option<SecretString> {
+        self.token.clone()
     }
 
     /// What was refused, if anything.
