@@ -1,4 +1,5 @@
-//! The middle: where tasks wait, and what wires the rooms together.
+//! The middle: where tasks wait, and how every room is wired.
 
+pub mod config;
 pub mod queue;
 pub mod reaper;

@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod checkout;
 pub mod egress;
 pub mod forge;
+pub mod local;
 pub mod patch;
 pub mod policy;
 pub mod progress;

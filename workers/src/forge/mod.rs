@@ -2,6 +2,7 @@
 
 pub mod github;
 pub mod local;
+pub mod none;
 
 use async_trait::async_trait;
 use tasks::{Actor, BranchName, CommitSha, Failure, PullRequest, RepoName};
