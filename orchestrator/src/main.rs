@@ -1,2 +1,8 @@
-//! stub
-fn main() {}
+//! The program `onramp`.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    orchestrator::cli::main().await
+}

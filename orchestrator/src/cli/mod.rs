@@ -1,0 +1,130 @@
+//! The command line: data on standard output, progress and errors on standard error, documented exit codes.
+
+mod demo;
+mod explain;
+mod run;
+mod serve;
+mod show;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tasks::{Code, Failure};
+
+use crate::{
+    config::{BackendChoice, Config, LogFormat, Surroundings},
+    telemetry, user_error,
+};
+
+/// From a request to a verified pull request, on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "onramp", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Configuration file [default: onramp.toml where it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where journal, index, mirrors and artifacts lie
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Kind of sandbox: auto, docker or namespace (namespace: with the tools of this machine)
+    #[arg(long, global = true, value_name = "KIND", value_parser = parse_backend)]
+    sandbox: Option<BackendChoice>,
+}
+
+fn parse_backend(text: &str) -> Result<BackendChoice, String> {
+    match text {
+        "auto" => Ok(BackendChoice::Auto),
+        "docker" => Ok(BackendChoice::Docker),
+        "namespace" => Ok(BackendChoice::Namespace),
+        _ => Err("it is one of auto, docker and namespace".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Show the whole road on a made-up repository: no key, no GitHub, no Docker needed
+    Demo(demo::DemoArgs),
+    /// Change a repository as asked and print the verified diff
+    Run(run::RunArgs),
+    /// Take webhook deliveries and turn labelled issues into pull requests
+    Serve,
+    /// Say what an error code means and what to do
+    Explain {
+        /// Such as E012; none: list them all
+        code: Option<String>,
+    },
+    /// Print the JSON Schema of `.onramp.toml`
+    Schema,
+}
+
+/// What every command gets.
+struct Setting {
+    config: Config,
+    surroundings: Surroundings,
+    colour: bool,
+}
+
+/// Parses the arguments of this process, does as they say and returns the exit code.
+pub async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data; a usage error has clap's own text, which names the option and the next step.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Code::Usage.exit_code() } else { 0 });
+        }
+    };
+    let surroundings = Surroundings::read();
+    let colour = !surroundings.no_color && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    match dispatch(cli, surroundings, colour).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            user_error::print(&failure, colour);
+            ExitCode::from(failure.code.exit_code())
+        }
+    }
+}
+
+async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<u8, Failure> {
+    match cli.command {
+        Subcommands::Explain { code } => return explain::explain(code.as_deref()),
+        Subcommands::Schema => {
+            print!("{}", workers::repo_config::json_schema());
+            return Ok(0);
+        }
+        Subcommands::Demo(_) | Subcommands::Run(_) | Subcommands::Serve => {}
+    }
+    let mut config = Config::load(cli.global.config.as_deref())?;
+    if let Some(dir) = cli.global.data_dir {
+        config.data_dir = dir;
+    }
+    if let Some(kind) = cli.global.sandbox {
+        config.sandbox.backend = kind;
+        // Whoever names the kind accepts what comes with it.
+        config.sandbox.accept_host_tools |= kind == BackendChoice::Namespace;
+    }
+    let (format, filter) = match cli.command {
+        Subcommands::Serve => (config.log.format, config.log.filter.clone()),
+        // A person looks at progress lines; the log only speaks up when something is off.
+        _ => (LogFormat::Text, "warn".to_owned()),
+    };
+    telemetry::init(format, &filter);
+    let setting = Setting { config, surroundings, colour };
+    match cli.command {
+        Subcommands::Demo(args) => demo::demo(setting, args).await,
+        Subcommands::Run(args) => run::run(setting, args).await,
+        Subcommands::Serve => serve::serve(setting).await,
+        Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
+    }
+}

@@ -1,0 +1,142 @@
+//! From configuration to parts: which forge, which sandbox and why, which agents, and what attempts share.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sha2::{Digest as _, Sha256};
+use tasks::{Code, Failure};
+use workers::{
+    agent::Agents,
+    egress::{ModelProviders, Provider},
+    forge::{
+        Forge,
+        github::{Credentials, GitHubConfig, GitHubForge},
+    },
+    publish::Identity,
+    run::Hands,
+    sandbox::{HostTools, SandboxBackend, docker::DockerBackend, namespace::NamespaceBackend},
+};
+
+use crate::{
+    config::{BackendChoice, Config, Surroundings},
+    now,
+};
+
+/// The forge that the configuration names.
+///
+/// # Errors
+/// E008 when there are no credentials, E006 when they cannot be used.
+pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
+    let github = &config.github;
+    let credentials = match github.app_id {
+        0 => Credentials::Token(github.token.require("github.token")?),
+        id => Credentials::App { id, key: github.app_key.require("github.app_key")? },
+    };
+    let git_url = Some(github.git_url.clone()).filter(|url| !url.is_empty());
+    let forge = GitHubForge::new(GitHubConfig { api_url: github.api_url.clone(), git_url, credentials })?;
+    Ok(Arc::new(forge))
+}
+
+/// What attempts share, and one sentence that says which sandbox is used and why.
+///
+/// # Errors
+/// E010 to E013 when no sandbox can be used, E006 and E020 when the agents cannot.
+pub async fn hands(
+    config: &Config,
+    surroundings: &Surroundings,
+    forge: Arc<dyn Forge>,
+    agents: Option<Agents>,
+) -> Result<(Arc<Hands>, String), Failure> {
+    let data = config.data_dir()?;
+    let (backend, why) = backend(config, surroundings, &data).await?;
+    let agents = match agents {
+        Some(agents) => agents,
+        None => Agents::load(Some(config.agent.dir.clone()).filter(|dir| !dir.as_os_str().is_empty()))?,
+    };
+    let providers = config.models.iter().map(|(name, model)| {
+        (name.clone(), Provider { base_url: model.base_url.clone(), key: model.key.value().cloned() })
+    });
+    let hands = Hands {
+        backend,
+        forge,
+        agents,
+        default_agent: config.agent.default.clone(),
+        models: Arc::new(ModelProviders { providers: providers.collect() }),
+        mirrors: data.join("mirrors"),
+        artifacts: data.join("artifacts"),
+        identity: Identity { name: config.commit.name.clone(), email: config.commit.email.clone() },
+        clock: now,
+    };
+    Ok((Arc::new(hands), why))
+}
+
+/// Chooses the kind of sandbox.
+async fn backend(
+    config: &Config,
+    surroundings: &Surroundings,
+    data: &Path,
+) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
+    match config.sandbox.backend {
+        BackendChoice::Docker => {
+            let (backend, engine) = docker(config, surroundings, data).await?;
+            Ok((backend, format!("sandbox: Docker, as configured ({engine})")))
+        }
+        BackendChoice::Namespace => {
+            let (backend, enforced) = namespace(config, surroundings, data).await?;
+            Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as configured ({enforced})")))
+        }
+        BackendChoice::Auto => match docker(config, surroundings, data).await {
+            Ok((backend, engine)) => Ok((backend, format!("sandbox: Docker, because an engine answers ({engine})"))),
+            Err(no_docker) => {
+                let (backend, enforced) = namespace(config, surroundings, data).await.map_err(|no_namespace| {
+                    let detail = format!("Docker: {}\nnamespaces: {}", no_docker.message, no_namespace.message);
+                    Failure::new(Code::NoSandbox, "Neither a Docker engine nor the kernel's namespaces can be used here")
+                        .next(no_namespace.next_step)
+                        .detail(detail)
+                })?;
+                let why = format!(
+                    "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers ({enforced})"
+                );
+                Ok((backend, why))
+            }
+        },
+    }
+}
+
+async fn docker(
+    config: &Config,
+    surroundings: &Surroundings,
+    data: &Path,
+) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
+    let host = Some(config.sandbox.docker_host.as_str()).filter(|host| !host.is_empty());
+    let host = host.or(surroundings.docker_host.as_deref());
+    let default_image = Some(config.sandbox.default_image.clone()).filter(|image| !image.is_empty());
+    let backend = DockerBackend::connect(host, default_image, installation(data)).await?;
+    let engine = format!("engine {}", backend.engine().version);
+    Ok((Arc::new(backend), engine))
+}
+
+async fn namespace(
+    config: &Config,
+    surroundings: &Surroundings,
+    data: &Path,
+) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
+    let mut tools = HostTools::detect(surroundings.home.as_deref(), &surroundings.path);
+    tools.expose.extend(config.sandbox.expose.iter().cloned());
+    let backend = NamespaceBackend::new(data.join("sandboxes"), tools, config.sandbox.accept_host_tools);
+    let enforced = backend.probe().await?;
+    Ok((Arc::new(backend), enforced))
+}
+
+/// Names this installation on an engine that others may use too: the same for the same data directory.
+fn installation(data: &Path) -> String {
+    path_key(data)
+}
+
+/// A short name for a directory, the same every time.
+pub fn path_key(path: &Path) -> String {
+    let absolute: PathBuf = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    hex::encode(&Sha256::digest(absolute.as_os_str().as_encoded_bytes())[..6])
+}
