@@ -27,7 +27,7 @@ use crate::{
     progress::{Progress, ProgressEvent},
     publish::{self, Identity, Publication},
     repo_config::{self, RepoConfig},
-    sandbox::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec},
+    sandbox::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec, TreeFile},
     text,
     verify::{self, Verdict, Verification, VerifiedPatch},
 };
@@ -103,10 +103,9 @@ async fn attempt(
     let started = Instant::now();
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
-    let (mirror, base, config) = or_cancelled(cancel, prepare(hands, task, progress)).await?;
+    let (mirror, base, config, files) = or_cancelled(cancel, prepare(hands, task, progress)).await?;
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
-    let (sandbox, egress) =
-        or_cancelled(cancel, open_sandbox(hands, task, &mirror, &base, &config, progress, cancel)).await?;
+    let (sandbox, egress) = or_cancelled(cancel, open_sandbox(hands, task, files, &config, progress, cancel)).await?;
 
     let mut conversation = Conversation::open(task, &base, &config, &artifacts)?;
     let verified = loop {
@@ -159,7 +158,11 @@ async fn attempt(
 }
 
 /// Asks who may, fetches the repository and reads its configuration from the base branch.
-async fn prepare(hands: &Hands, task: &Task, progress: &Progress) -> Result<(Mirror, Base, RepoConfig), Failure> {
+async fn prepare(
+    hands: &Hands,
+    task: &Task,
+    progress: &Progress,
+) -> Result<(Mirror, Base, RepoConfig, Vec<TreeFile>), Failure> {
     let request = &task.request;
     if hands.forge.permission(&request.repo, &request.actor).await? < Permission::Write {
         let message = format!(
@@ -175,22 +178,21 @@ async fn prepare(hands: &Hands, task: &Task, progress: &Progress) -> Result<(Mir
     progress.step(format!("checked out {branch}@{}", base.commit.short()));
 
     let file = mirror.file(&base.commit, repo_config::FILE_NAME).await?;
-    let tree = mirror.files(&base.commit).await?;
-    let config = RepoConfig::load(file.as_deref(), &tree)?;
+    let files = mirror.files(&base.commit).await?;
+    let config = RepoConfig::load(file.as_deref(), &files)?;
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
     if let Some(gpu) = config.environment.gpu.as_deref().or(request.resources.gpu.as_ref().map(|gpu| gpu.0.as_str())) {
         let message = format!("The task asks for a GPU ({gpu}), and this worker has none to lend");
         return Err(Failure::new(Code::ResourceMissing, message));
     }
-    Ok((mirror, base, config))
+    Ok((mirror, base, config, files))
 }
 
 /// Starts the agent's sandbox with the base commit in its workspace, opens its tunnels and runs the setup commands.
 async fn open_sandbox(
     hands: &Hands,
     task: &Task,
-    mirror: &Mirror,
-    base: &Base,
+    files: Vec<TreeFile>,
     config: &RepoConfig,
     progress: &Progress,
     cancel: &CancellationToken,
@@ -198,7 +200,7 @@ async fn open_sandbox(
     let spec = sandbox_spec(task, config, "agent");
     let sandbox = Sandbox::start(hands.backend.clone(), &spec).await.map_err(sandbox_failure)?;
     progress.step(format!("sandbox ready: {} ({})", sandbox.kind(), sandbox.environment()));
-    sandbox.put(mirror.files(&base.commit).await?).await.map_err(sandbox_failure)?;
+    sandbox.put(files).await.map_err(sandbox_failure)?;
     sandbox.mark().await.map_err(sandbox_failure)?;
     let egress = Egress::open(&sandbox, hands.models.clone(), &config.network.allow, cancel).await?;
     for line in &config.environment.setup {
