@@ -4,6 +4,7 @@
 //! opened here. Writing goes file by file beneath the checkout's directory without following any symbolic link.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     io::Write as _,
     os::fd::OwnedFd,
@@ -14,7 +15,10 @@ use git2::{Repository, RepositoryOpenFlags, Status, StatusOptions};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, symlinkat, unlinkat};
 use tasks::{BranchName, Code, CommitSha, Failure};
 
-use crate::{patch::PatchEntry, sandbox::FileKind};
+use crate::{
+    patch::PatchEntry,
+    sandbox::{FileKind, TreeFile},
+};
 
 /// What a person's checkout looks like.
 #[derive(Debug, Clone)]
@@ -57,12 +61,24 @@ impl LocalCheckout {
         Ok(Self { root, commit, branch, dirty, origin })
     }
 
-    /// Puts the files of a patch into the working tree, each one whole and atomically. The caller has made sure that
-    /// the tree is clean and at the patch's base.
+    /// Brings the working tree from the files `before` to the files `after`, each changed one whole and atomically. The
+    /// caller has made sure that the tree is clean and looks like `before`. Returns how many files changed.
     ///
     /// # Errors
     /// When a path leads through a symbolic link, or cannot be written; files before it are then already in place.
-    pub fn apply(&self, entries: &[PatchEntry]) -> Result<(), Failure> {
+    pub fn bring(&self, before: &[TreeFile], after: Vec<TreeFile>) -> Result<usize, Failure> {
+        let kept: HashSet<&[u8]> = after.iter().map(|file| file.path.as_slice()).collect();
+        let deleted = before.iter().filter(|file| !kept.contains(file.path.as_slice()));
+        let mut entries: Vec<PatchEntry> = deleted.map(|file| PatchEntry::Delete(file.path.clone())).collect();
+        let known: HashMap<&[u8], &TreeFile> = before.iter().map(|file| (file.path.as_slice(), file)).collect();
+        entries.extend(
+            after.into_iter().filter(|file| known.get(file.path.as_slice()) != Some(&file)).map(PatchEntry::Write),
+        );
+        self.apply(&entries)?;
+        Ok(entries.len())
+    }
+
+    fn apply(&self, entries: &[PatchEntry]) -> Result<(), Failure> {
         // Deletions first: a file may have become a directory.
         let (deleted, written): (Vec<_>, Vec<_>) = entries.iter().partition(|e| matches!(e, PatchEntry::Delete(_)));
         for entry in deleted.into_iter().chain(written) {
@@ -111,7 +127,7 @@ fn dirty(repository: &Repository) -> Result<Vec<String>, git2::Error> {
 }
 
 fn apply_entry(root: &Path, entry: &PatchEntry) -> std::io::Result<()> {
-    let (PatchEntry::Delete(path) | PatchEntry::Write(crate::sandbox::TreeFile { path, .. })) = entry;
+    let (PatchEntry::Delete(path) | PatchEntry::Write(TreeFile { path, .. })) = entry;
     let mut parts: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
     let name = parts.pop().unwrap_or_default();
     let evil = |part: &[u8]| part.is_empty() || part == b"." || part == b".." || part.eq_ignore_ascii_case(b".git");
@@ -153,7 +169,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::sandbox::TreeFile;
 
     fn checkout(root: &Path) -> LocalCheckout {
         let commit = "0123456789012345678901234567890123456789".parse().unwrap();

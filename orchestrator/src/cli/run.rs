@@ -9,15 +9,16 @@ use std::{
 
 use clap::Args;
 use tasks::{
-    Actor, AgentName, BranchName, Code, Deliver, Failure, Instruction, Outcome, RepoName, Report, Resources, Source,
+    Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, Instruction, Outcome, RepoName, Report, Resources, Source,
     Task, TaskId, TaskRequest,
 };
 use tokio_util::sync::CancellationToken;
 use workers::{
+    checkout::Mirror,
     forge::{Forge, none::NoForge},
     local::LocalCheckout,
     progress::{Progress, ProgressEvent},
-    run::run_task,
+    run::{Hands, run_task},
 };
 
 use super::{Setting, show::Show};
@@ -85,18 +86,21 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     let cancel = cancelled_by_signal(&show);
     let report = run_task(&hands, &task, &noting_the_diff(&show), &cancel).await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
-    end(report, &kept, &target, &args, &show)
+    if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply) {
+        apply(&target, evidence, &hands, &kept, &show).await?;
+    }
+    end(report, &kept, &args, &show)
 }
 
 /// Tells how it ended, delivers the diff where there is one, and chooses the exit code.
-fn end(report: Report, kept: &Path, target: &Target, args: &RunArgs, show: &Show) -> Result<u8, Failure> {
+fn end(report: Report, kept: &Path, args: &RunArgs, show: &Show) -> Result<u8, Failure> {
     let kept_line = format!("prompt, transcript, outputs and diff are kept in {}", kept.display());
     match report {
         Report::Finished { outcome: Outcome::DiffVerified, evidence } => {
             if let Some(evidence) = &evidence {
                 show.evidence(evidence);
             }
-            deliver_diff(kept, target, args, show)?;
+            deliver_diff(kept, args, show)?;
             show.line(&kept_line);
             Ok(0)
         }
@@ -104,7 +108,7 @@ fn end(report: Report, kept: &Path, target: &Target, args: &RunArgs, show: &Show
             if let Some(evidence) = &evidence {
                 show.evidence(evidence);
             }
-            deliver_diff(kept, target, args, show)?;
+            deliver_diff(kept, args, show)?;
             show.line(&format!("pull request: {}", pull_request.url));
             Ok(0)
         }
@@ -131,11 +135,8 @@ fn end(report: Report, kept: &Path, target: &Target, args: &RunArgs, show: &Show
     }
 }
 
-fn deliver_diff(kept: &Path, target: &Target, args: &RunArgs, show: &Show) -> Result<(), Failure> {
+fn deliver_diff(kept: &Path, args: &RunArgs, show: &Show) -> Result<(), Failure> {
     let diff = fs::read(kept.join("diff.patch")).map_err(Failure::internal)?;
-    if let (true, Some(checkout)) = (args.apply, &target.checkout) {
-        apply(checkout, kept, show)?;
-    }
     if let Some(file) = &args.patch {
         fs::write(file, &diff).map_err(|error| {
             Failure::new(Code::Usage, format!("{} cannot be written: {error}", file.display()))
@@ -150,16 +151,20 @@ fn deliver_diff(kept: &Path, target: &Target, args: &RunArgs, show: &Show) -> Re
 }
 
 /// Looks again right before writing: the person may have gone on working while the agent did.
-fn apply(checkout: &LocalCheckout, kept: &Path, show: &Show) -> Result<(), Failure> {
+async fn apply(target: &Target, evidence: &Evidence, hands: &Hands, kept: &Path, show: &Show) -> Result<(), Failure> {
+    let Some(checkout) = &target.checkout else { return Ok(()) };
     let current = LocalCheckout::inspect(&checkout.root, "HEAD")?;
-    if current.commit != checkout.commit || !current.dirty.is_empty() {
-        let message = "The working tree changed while the agent worked, so nothing was written into it";
+    if current.commit != evidence.base || !current.dirty.is_empty() {
+        let message = "The working tree is not clean at the base of the change, so nothing was written into it";
         let next = format!("Apply it by hand: git apply {}", kept.join("diff.patch").display());
         return Err(Failure::new(Code::DirtyTree, message).next(next));
     }
-    let entries = workers::patch::read_entries(&kept.join("patch.json"))?;
-    checkout.apply(&entries)?;
-    show.line(&format!("{} file(s) written into {}", entries.len(), checkout.root.display()));
+    let remote = target.forge.remote(&target.repo).await?;
+    let base = Some(evidence.base.as_str());
+    let (mirror, _) = Mirror::checkout(&hands.mirrors, &target.repo, &remote, base).await?;
+    let before = mirror.files(&evidence.base).await?;
+    let n_files = checkout.bring(&before, mirror.tree_files(&evidence.tree).await?)?;
+    show.line(&format!("{n_files} file(s) written into {}", checkout.root.display()));
     Ok(())
 }
 
