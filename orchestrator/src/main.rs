@@ -1,8 +1,2 @@
 //! The program `onramp`.
-
-use std::process::ExitCode;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    orchestrator::cli::main().await
-}
+fn main() {}

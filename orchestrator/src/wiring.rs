@@ -16,7 +16,11 @@ use workers::{
     },
     publish::Identity,
     run::Hands,
-    sandbox::{HostTools, SandboxBackend, docker::DockerBackend, namespace::NamespaceBackend},
+    sandbox::{
+        HostTools, SandboxBackend,
+        docker::{self, DockerBackend},
+        namespace::NamespaceBackend,
+    },
 };
 
 use crate::{
@@ -80,14 +84,14 @@ async fn backend(
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
     match config.sandbox.backend {
         BackendChoice::Docker => {
-            let (backend, engine) = docker(config, surroundings, data).await?;
+            let (backend, engine) = connect_docker(config, surroundings, data).await?;
             Ok((backend, format!("sandbox: Docker, as configured ({engine})")))
         }
         BackendChoice::Namespace => {
             let (backend, enforced) = namespace(config, surroundings, data).await?;
             Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as configured ({enforced})")))
         }
-        BackendChoice::Auto => match docker(config, surroundings, data).await {
+        BackendChoice::Auto => match connect_docker(config, surroundings, data).await {
             Ok((backend, engine)) => Ok((backend, format!("sandbox: Docker, because an engine answers ({engine})"))),
             Err(no_docker) => {
                 let (backend, enforced) = namespace(config, surroundings, data).await.map_err(|no_namespace| {
@@ -105,17 +109,30 @@ async fn backend(
     }
 }
 
-async fn docker(
+async fn connect_docker(
     config: &Config,
     surroundings: &Surroundings,
     data: &Path,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
-    let host = Some(config.sandbox.docker_host.as_str()).filter(|host| !host.is_empty());
-    let host = host.or(surroundings.docker_host.as_deref());
+    let host = docker_host(config, surroundings);
     let default_image = Some(config.sandbox.default_image.clone()).filter(|image| !image.is_empty());
-    let backend = DockerBackend::connect(host, default_image, installation(data)).await?;
-    let engine = format!("engine {}", backend.engine().version);
-    Ok((Arc::new(backend), engine))
+    let engine = docker::probe(host).await?;
+    let backend = DockerBackend::connect(host, default_image, &installation(data)).await?;
+    Ok((Arc::new(backend), format!("engine {}, {}", engine.version, engine.platform)))
+}
+
+/// Why a Docker engine cannot start sandboxes from `image`, if it cannot: none answers, or the image is not to be had.
+pub async fn docker_lacks(config: &Config, surroundings: &Surroundings, image: &str) -> Option<Failure> {
+    let backend = DockerBackend::connect(docker_host(config, surroundings), None, "probe").await;
+    match backend {
+        Ok(backend) => backend.bring_image(image).await.err(),
+        Err(failure) => Some(failure),
+    }
+}
+
+fn docker_host<'a>(config: &'a Config, surroundings: &'a Surroundings) -> Option<&'a str> {
+    let configured = Some(config.sandbox.docker_host.as_str()).filter(|host| !host.is_empty());
+    configured.or(surroundings.docker_host.as_deref())
 }
 
 async fn namespace(

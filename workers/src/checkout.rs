@@ -15,17 +15,20 @@ pub(crate) mod transport;
 pub(crate) mod tree;
 
 use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
 };
 
+use bytes::Bytes;
 use git2::{ConfigLevel, Oid, Repository};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tasks::{CommitSha, Failure, RepoName, TreeSha};
 
-use crate::sandbox::TreeFile;
+use crate::sandbox::{FileKind, TreeFile};
 use transport::Call;
 
 /// One fetch may take so long, all of it together.
@@ -137,6 +140,28 @@ impl Mirror {
         let path = self.path.clone();
         blocking(move || work(&open(&path)?)).await
     }
+}
+
+/// A tar archive of files, as an image is built from.
+///
+/// # Errors
+/// When a path is too long for the format.
+pub fn archive(files: &[TreeFile]) -> std::io::Result<Bytes> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for file in files {
+        let path = Path::new(OsStr::from_bytes(&file.path));
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(if file.kind == FileKind::Executable { 0o755 } else { 0o644 });
+        if file.kind == FileKind::Symlink {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            archive.append_link(&mut header, path, OsStr::from_bytes(&file.bytes))?;
+        } else {
+            header.set_size(file.bytes.len() as u64);
+            archive.append_data(&mut header, path, file.bytes.as_slice())?;
+        }
+    }
+    Ok(archive.into_inner()?.into())
 }
 
 /// The mirror's place. Two remotes never share one, so that no base is ever found in a stranger's objects; `@` cannot

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::{self, Agents, Round},
     artifacts::Artifacts,
-    checkout::{Base, Mirror},
+    checkout::{self, Base, Mirror},
     egress::{Egress, ModelProviders},
     forge::{Forge, Permission},
     patch::{ExtractLimits, Patch},
@@ -179,8 +179,14 @@ async fn prepare(
 
     let file = mirror.file(&base.commit, repo_config::FILE_NAME).await?;
     let files = mirror.files(&base.commit).await?;
-    let config = RepoConfig::load(file.as_deref(), &files)?;
+    let mut config = RepoConfig::load(file.as_deref(), &files)?;
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
+    if let Some(dockerfile) = &config.environment.dockerfile {
+        let tag = format!("onramp/{}:{}", request.repo.to_string().to_lowercase(), base.commit);
+        let context = checkout::archive(&files).map_err(Failure::internal)?;
+        config.environment.image = Some(hands.backend.build_image(context, dockerfile, &tag).await?);
+        progress.step(format!("built the image of {dockerfile}"));
+    }
     if let Some(gpu) = config.environment.gpu.as_deref().or(request.resources.gpu.as_ref().map(|gpu| gpu.0.as_str())) {
         let message = format!("The task asks for a GPU ({gpu}), and this worker has none to lend");
         return Err(Failure::new(Code::ResourceMissing, message));

@@ -181,28 +181,6 @@ impl DockerBackend {
         })
     }
 
-    /// Builds an image from a tar archive of its context and returns its id. The same context again is quick.
-    ///
-    /// # Errors
-    /// [`Code::ImageMissing`], with the end of what the build said.
-    pub async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure> {
-        let options = BuildImageOptionsBuilder::new().dockerfile(dockerfile).t(tag).rm(true).forcerm(true).build();
-        let body = bollard::body_full(context);
-        let mut said = Vec::new();
-        let built = follow(BUILD_TIMEOUT, self.engine.build_image(options, None, Some(body)), |step| {
-            said.extend(step.stream.into_iter().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()));
-            said.drain(..said.len().saturating_sub(60));
-            step.error_detail.and_then(|error| error.message)
-        });
-        if let Err(error) = built.await {
-            said.push(error);
-            return Err(Failure::new(Code::ImageMissing, format!("The image of {dockerfile} cannot be built"))
-                .next("Mend the Dockerfile named under [environment] in `.onramp.toml`; the end of the build stands above.")
-                .detail(said.join("\n")));
-        }
-        Ok(self.image_id(tag).await?.unwrap_or_else(|| tag.to_owned()))
-    }
-
     // --- images ---
 
     /// The id of an image, or `None` when the engine does not have it.
@@ -220,7 +198,10 @@ impl DockerBackend {
     }
 
     /// Brings the image if it is not there, and returns how the evidence names it: `name@sha256:…`.
-    async fn bring_image(&self, image: &str) -> Result<String, Failure> {
+    ///
+    /// # Errors
+    /// [`Code::ImageMissing`] when it cannot be pulled.
+    pub async fn bring_image(&self, image: &str) -> Result<String, Failure> {
         let id = match self.image_id(image).await? {
             Some(id) => id,
             None => {
@@ -363,6 +344,24 @@ impl DockerBackend {
 
 #[async_trait]
 impl SandboxBackend for DockerBackend {
+    async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure> {
+        let options = BuildImageOptionsBuilder::new().dockerfile(dockerfile).t(tag).rm(true).forcerm(true).build();
+        let body = bollard::body_full(context);
+        let mut said = Vec::new();
+        let built = follow(BUILD_TIMEOUT, self.engine.build_image(options, None, Some(body)), |step| {
+            said.extend(step.stream.into_iter().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()));
+            said.drain(..said.len().saturating_sub(60));
+            step.error_detail.and_then(|error| error.message)
+        });
+        if let Err(error) = built.await {
+            said.push(error);
+            return Err(Failure::new(Code::ImageMissing, format!("The image of {dockerfile} cannot be built"))
+                .next("Mend the Dockerfile named under [environment] in `.onramp.toml`; the end of the build stands above.")
+                .detail(said.join("\n")));
+        }
+        Ok(self.image_id(tag).await?.unwrap_or_else(|| tag.to_owned()))
+    }
+
     fn kind(&self) -> &'static str {
         "docker"
     }

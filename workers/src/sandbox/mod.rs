@@ -13,6 +13,7 @@ mod tunnel;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tasks::{Failure, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -79,6 +80,11 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     fn kind(&self) -> &'static str;
     /// Starts a box whose PID 1 is [`GUEST`], with nothing of the host in it but what the specification names.
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError>;
+    /// Builds an image from a tar archive of its context and returns its id. The same context again is quick.
+    ///
+    /// # Errors
+    /// E012 with the end of what the build said; E016 where there are no images.
+    async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure>;
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;
     /// Removes every box of this installation that `keep` does not want. Returns how many.

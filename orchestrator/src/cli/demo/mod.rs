@@ -18,8 +18,8 @@ use workers::{
 use super::{Setting, show::Show};
 use crate::{
     Parts, ProgressFor, Running,
-    config::{Config, Secret},
-    now, start,
+    config::{BackendChoice, Config, Secret},
+    start, wiring,
 };
 
 /// The image of the demo's sandboxes where Docker is used: one megabyte, and it has a shell.
@@ -70,12 +70,19 @@ async fn travel(setting: &Setting, root: PathBuf, show: &Show, running: &mut Opt
     let forge = Arc::new(LocalForge::new(root.join("forge")));
     forge.create_repository(&repo, &files(), "Print a file page by page").await?;
     let (title, body) = ("The pager drops the last row of every page", "With pages of 4 rows I see only 3.\n");
-    let issue = forge.create_issue(&repo, title, body).await?;
+    let issue = forge.create_issue(&repo, title, body, "you").await?;
     show.line(&format!("made {repo} with a bug, a test that fails, and issue {issue}: {title}"));
 
     let secret = uuid::Uuid::new_v4().to_string();
     let mut config = setting.config.clone();
     adapt(&mut config, root.join("data"), &secret)?;
+    if config.sandbox.backend == BackendChoice::Auto {
+        // An engine that cannot get the image (no network, say) is no reason for the demo to fail.
+        if let Some(failure) = wiring::docker_lacks(&config, &setting.surroundings, IMAGE).await {
+            show.line(&format!("not using Docker: {}", failure.message));
+            config.sandbox.backend = BackendChoice::Namespace;
+        }
+    }
     let mut agents = Agents::load(None)?;
     let script = include_str!("agent.sh").to_owned();
     agents.insert_command(agent_name()?, vec!["/bin/sh".into(), "-c".into(), script]);
@@ -181,12 +188,12 @@ async fn deliver(
 async fn finished(running: &Running, id: TaskId) -> Result<Task, Failure> {
     let queue = running.queue();
     let waiting = async {
-        let mut seen = 0;
         loop {
+            let (seen, _) = queue.journal_head();
             let task = queue.get(id).await.map_err(Failure::internal)?;
             match task {
                 Some(task) if !task.state.is_unfinished() => return Ok(task),
-                _ => seen = queue.wait_for_event(seen).await,
+                _ => queue.wait_for_event(seen).await.map_err(Failure::internal)?,
             }
         }
     };
