@@ -1,6 +1,10 @@
 //! The files of one task: prompt, transcript, outputs of checks, diff, evidence. Kept whatever happens.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
 
 use tasks::TaskId;
 
@@ -39,5 +43,79 @@ impl Artifacts {
         let path = self.path(name);
         std::fs::write(&path, bytes)?;
         Ok(path)
+    }
+
+    /// Opens one artifact to be written piece by piece; bytes beyond `max_bytes` are left out, and the file says so.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn log(&self, name: &str, max_bytes: u64) -> std::io::Result<Log> {
+        let path = self.path(name);
+        let file = BufWriter::new(File::create(&path)?);
+        Ok(Log { path, file: Some(file), left: max_bytes, n_omitted: 0 })
+    }
+}
+
+/// An artifact that grows while something runs. Never fails in between: what an output is worth does not depend on
+/// whether all of it could be kept.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+    left: u64,
+    n_omitted: u64,
+}
+
+impl Log {
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        self.left -= room as u64;
+        self.n_omitted += (bytes.len() - room) as u64;
+        if room > 0
+            && let Some(Err(error)) = self.file.as_mut().map(|file| file.write_all(&bytes[..room]))
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an artifact is cut short");
+            self.file = None;
+        }
+    }
+
+    /// Brings what was added so far to the file, so that a person who looks now sees it.
+    pub fn flush(&mut self) {
+        if let Some(Err(error)) = self.file.as_mut().map(std::io::Write::flush) {
+            tracing::warn!(path = %self.path.display(), %error, "an artifact is cut short");
+            self.file = None;
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.n_omitted > 0
+            && let Some(file) = &mut self.file
+        {
+            // Best effort: a missing last line changes nothing for whoever reads the rest.
+            let _ = writeln!(file, "\n[{} bytes left out]", self.n_omitted);
+        }
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_the_start_and_says_what_it_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open(dir.path(), TaskId::from_bytes([1; 16]), 1).unwrap();
+        let mut log = artifacts.log("x.log", 5).unwrap();
+        log.push(b"abc");
+        log.flush();
+        assert_eq!(std::fs::read(artifacts.path("x.log")).unwrap(), b"abc");
+        log.push(b"defg");
+        log.push(b"h");
+        drop(log);
+        assert_eq!(std::fs::read_to_string(artifacts.path("x.log")).unwrap(), "abcde\n[3 bytes left out]\n");
     }
 }
