@@ -1,7 +1,30 @@
-//! Stub: owned by the words room. The words: every text that people or agents read, one render function each.
+//! The words: every text that people or agents read, one render function each.
+//!
+//! The texts are the `.j2` files beside this crate, embedded in the binary. What fills them is typed: a context struct per
+//! text. Much of it was written by strangers or by an agent, so the templates never print such a field bare; they send
+//! it through a filter: `code`, `brief`, `cell`, `command`, `fence`, `prose`.
+
+mod agents;
+mod clean;
+mod commit;
+mod markdown;
+mod prompt;
+mod pull_request;
+mod status_comment;
+
+use std::sync::LazyLock;
+
+use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
-/// A template that could not be rendered.
+pub use agents::AGENTS;
+pub use clean::{clean_untrusted, cut, one_line, redact_tokens};
+pub use commit::{CommitMessage, commit_message, subject};
+pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
+pub use pull_request::{PullRequestText, pull_request};
+pub use status_comment::{FailureLine, StatusComment, status_comment, status_marker};
+
+/// A template that could not be rendered: a defect of ours, since every template is rendered by a test.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot render the template {name}")]
 pub struct RenderError {
@@ -10,38 +33,6 @@ pub struct RenderError {
     /// Why.
     #[source]
     pub source: minijinja::Error,
-}
-
-/// What the agent is asked in its first round.
-#[derive(Debug, Serialize)]
-pub struct Prompt<'a> {
-    /// `owner/name`.
-    pub repo: &'a str,
-    /// The commit, short, and its branch.
-    pub base: &'a str,
-    /// One line.
-    pub title: &'a str,
-    /// The rest. Cleaned and fenced by the render function unless trusted.
-    pub body: &'a str,
-    /// Whether it was typed at the command line.
-    pub trusted: bool,
-    /// Issue number.
-    pub issue: Option<u64>,
-    /// (name, command) of each check.
-    pub checks: Vec<(&'a str, &'a str)>,
-    /// Globs that must not be touched.
-    pub protected: Vec<&'a str>,
-    /// Hosts that may be reached.
-    pub hosts: Vec<&'a str>,
-}
-
-/// What the agent is asked in a later round.
-#[derive(Debug, Serialize)]
-pub struct RepairPrompt<'a> {
-    /// The failed checks.
-    pub failed: Vec<CheckLine<'a>>,
-    /// The first prompt, for agents that cannot resume a conversation; `None` when it is resumed.
-    pub first_prompt: Option<&'a str>,
 }
 
 /// One check in any text.
@@ -63,127 +54,91 @@ pub struct CheckLine<'a> {
     pub tail: &'a str,
 }
 
-/// The commit.
+/// The end of a check's output, cut and made harmless, ready for a fence.
 #[derive(Debug, Serialize)]
-pub struct CommitMessage<'a> {
-    /// One line.
-    pub title: &'a str,
-    /// Issue number.
-    pub issue: Option<u64>,
-    /// Task id.
-    pub task_id: &'a str,
-    /// `claude`.
-    pub agent: &'a str,
-    /// Login of who asked.
-    pub requester: &'a str,
+struct Output<'a> {
+    name: &'a str,
+    tail: String,
 }
 
-/// The pull request.
-#[derive(Debug, Serialize)]
-pub struct PullRequestText<'a> {
-    /// Issue number: `Fixes #N`.
-    pub issue: Option<u64>,
-    /// Title of the request.
-    pub title: &'a str,
-    /// What the agent said; cleaned by the render function.
-    pub summary: Option<&'a str>,
-    /// Task id.
-    pub task_id: &'a str,
-    /// The published commit, short.
-    pub head: &'a str,
-    /// Base commit, short.
-    pub base: &'a str,
-    /// Tree.
-    pub tree: &'a str,
-    /// Patch digest.
-    pub patch_sha256: &'a str,
-    /// (files, added, removed).
-    pub stat: (u64, u64, u64),
-    /// Checks.
-    pub checks: Vec<CheckLine<'a>>,
-    /// Where the checks' configuration came from.
-    pub checks_from: &'a str,
-    /// `docker`.
-    pub sandbox: &'a str,
-    /// `rust:1.91@sha256:…`.
-    pub environment: &'a str,
-    /// Agent.
-    pub agent: &'a str,
-    /// Rounds.
-    pub rounds: u32,
-    /// Login of who asked.
-    pub requester: &'a str,
-    /// `11 m`.
-    pub time: String,
-    /// `12,345 in, 678 out`, when the agent said.
-    pub tokens: Option<String>,
-    /// `$0.84`, when the agent said.
-    pub cost: Option<String>,
-    /// Refused hosts.
-    pub blocked_hosts: Vec<&'a str>,
+impl<'a> Output<'a> {
+    /// The outputs that say anything.
+    fn of(checks: impl IntoIterator<Item = &'a CheckLine<'a>>, max_lines: usize, max_bytes: usize) -> Vec<Self> {
+        let outputs =
+            checks.into_iter().map(|c| Self { name: c.name, tail: clean::tail(c.tail, max_lines, max_bytes) });
+        outputs.filter(|output| !output.tail.is_empty()).collect()
+    }
 }
 
-/// The status comment of a task on its issue.
-#[derive(Debug, Serialize)]
-pub struct StatusComment<'a> {
-    /// Task id.
-    pub task_id: &'a str,
-    /// State word: queued, preparing, running, verifying, publishing, done, no_changes, rejected, failed, stopped.
-    pub state: &'a str,
-    /// The pull request's URL and number.
-    pub pull_request: Option<(&'a str, u64)>,
-    /// Login of who asked.
-    pub requester: &'a str,
-    /// Failure: code, message, next step, detail.
-    pub failure: Option<FailureLine<'a>>,
-    /// Violations: rule, path, message.
-    pub violations: Vec<(&'a str, &'a str, &'a str)>,
-    /// Checks, where it got that far.
-    pub checks: Vec<CheckLine<'a>>,
-    /// What was kept, in words, for the people who run Onramp.
-    pub kept: Option<&'a str>,
+static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("only delimiters can be wrong, and those are the usual ones"));
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    for (name, source) in [
+        ("prompt.md.j2", include_str!("../prompt.md.j2")),
+        ("repair_prompt.md.j2", include_str!("../repair_prompt.md.j2")),
+        ("commit.txt.j2", include_str!("../commit.txt.j2")),
+        ("pull_request.md.j2", include_str!("../pull_request.md.j2")),
+        ("status_comment.md.j2", include_str!("../status_comment.md.j2")),
+    ] {
+        env.add_template(name, source).expect("an embedded template that does not parse fails every test");
+    }
+    env.add_filter("code", markdown::code);
+    env.add_filter("brief", markdown::brief);
+    env.add_filter("cell", markdown::cell);
+    env.add_filter("command", markdown::command);
+    env.add_filter("fence", |text: &str| markdown::fence(text, "text"));
+    env.add_filter("prose", |text: &str| markdown::prose(text, 1_500));
+    env.add_filter("one_line", |text: &str| clean::one_line(text));
+    env
+});
+
+fn render(name: &str, context: impl Serialize) -> Result<String, RenderError> {
+    let rendered = TEMPLATES.get_template(name).and_then(|template| template.render(Serde(context)));
+    let text = rendered.map_err(|source| RenderError { name: name.to_owned(), source })?;
+    Ok(squeeze(&text))
 }
 
-/// A failure in any text.
-#[derive(Debug, Serialize)]
-pub struct FailureLine<'a> {
-    /// `E040`.
-    pub code: &'a str,
-    /// What happened and why.
-    pub message: &'a str,
-    /// What to do.
-    pub next_step: &'a str,
-    /// More.
-    pub detail: Option<&'a str>,
+/// One empty line where several were left by parts that had nothing to say; outside fences only, which are not ours.
+fn squeeze(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut fence: Option<&str> = None;
+    let mut was_empty = true;
+    for line in text.lines() {
+        let ticks = &line[..line.len() - line.trim_start_matches('`').len()];
+        match fence {
+            Some(open) if ticks == open && line.len() == ticks.len() => fence = None,
+            None if ticks.len() >= 3 => fence = Some(ticks),
+            _ => {}
+        }
+        let is_empty = line.trim().is_empty();
+        if fence.is_some() || !(is_empty && was_empty) {
+            out.push_str(line);
+            out.push('\n');
+        }
+        was_empty = is_empty;
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
 }
 
-/// Renders the first prompt.
-pub fn prompt(_c: &Prompt<'_>) -> Result<String, RenderError> {
-    todo!()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_lines_are_squeezed_except_in_fences() {
+        assert_eq!(squeeze("\n\na\n\n\nb\n\n```\n\n\nx\n```\n\n\n"), "a\n\nb\n\n```\n\n\nx\n```\n");
+        assert_eq!(squeeze("````\n```\n\n\n```\n````\n"), "````\n```\n\n\n```\n````\n");
+    }
+
+    #[test]
+    fn a_field_that_a_template_names_and_nobody_gives_is_an_error() {
+        #[derive(Serialize)]
+        struct Nothing {}
+        let error = render("commit.txt.j2", Nothing {}).unwrap_err();
+        assert_eq!(error.to_string(), "cannot render the template commit.txt.j2");
+    }
 }
-/// Renders a repair prompt.
-pub fn repair_prompt(_c: &RepairPrompt<'_>) -> Result<String, RenderError> {
-    todo!()
-}
-/// Renders a commit message.
-pub fn commit_message(_c: &CommitMessage<'_>) -> Result<String, RenderError> {
-    todo!()
-}
-/// Renders a pull request body.
-pub fn pull_request(_c: &PullRequestText<'_>) -> Result<String, RenderError> {
-    todo!()
-}
-/// Renders a status comment; contains [`status_marker`].
-pub fn status_comment(_c: &StatusComment<'_>) -> Result<String, RenderError> {
-    todo!()
-}
-/// The hidden marker of a task's status comment.
-pub fn status_marker(task_id: &str) -> String {
-    format!("<!-- onramp:task={task_id} -->")
-}
-/// Text from outside without what people do not see: HTML comments, zero-width, bidi and tag characters, control codes.
-pub fn clean_untrusted(_text: &str) -> String {
-    todo!()
-}
-/// The definitions of agents that ship with Onramp: (file name, TOML).
-pub static AGENTS: &[(&str, &str)] = &[];
