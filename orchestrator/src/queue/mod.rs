@@ -22,6 +22,7 @@ use std::{
     collections::HashMap,
     fmt::Display,
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread::JoinHandle,
@@ -124,7 +125,8 @@ impl Queue {
             let message = format!("The task store in {} cannot be used: {error}", dir.display());
             Failure::new(Code::StoreUnavailable, message)
         };
-        fs::create_dir_all(dir).map_err(|error| unavailable(&error))?;
+        // Issues, prompts and outputs of private repositories lie in it.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unavailable(&error))?;
         let lock = lock::take(dir)?;
         let files = Files { journal: dir.join("journal"), index: dir.join("index"), lock: Arc::new(lock) };
 
@@ -499,5 +501,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -254,6 +254,7 @@ struct VersionedRef<'a, T> {
 
 #[derive(Deserialize)]
 struct Versioned<T> {
+    v: u32,
     value: T,
 }
 
@@ -269,10 +270,14 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Err
 
 /// What [`encode`] wrote, by this version or an older one.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
-    // The version first: a newer format may not have our fields at all, and the reader deserves to hear why.
-    match serde_json::from_slice::<VersionOnly>(bytes)? {
-        VersionOnly { v } if v > VERSION => Err(DecodeError::Newer(v)),
-        VersionOnly { .. } => Ok(serde_json::from_slice::<Versioned<T>>(bytes)?.value),
+    match serde_json::from_slice::<Versioned<T>>(bytes) {
+        Ok(Versioned { v, .. }) if v > VERSION => Err(DecodeError::Newer(v)),
+        Ok(Versioned { value, .. }) => Ok(value),
+        // A newer format may not have our fields at all; whoever reads the error deserves to hear that.
+        Err(error) => match serde_json::from_slice::<VersionOnly>(bytes) {
+            Ok(VersionOnly { v }) if v > VERSION => Err(DecodeError::Newer(v)),
+            Ok(VersionOnly { .. }) | Err(_) => Err(error.into()),
+        },
     }
 }
 
