@@ -19,10 +19,17 @@ pub(super) struct Draft<'a> {
     unfinished: &'a mut Unfinished,
     retry: &'a RetryPolicy,
     next_sequence: u64,
-    undo: Vec<(TaskId, Option<(Stored, Option<Timestamp>)>)>,
+    /// How each task was that the group changed, first change first.
+    undo: Vec<(TaskId, Option<Before>)>,
     staged: Staged,
     /// Whether the current step wrote something or saw what is not durable: then its answer depends on the group.
     entangled: bool,
+}
+
+/// An unfinished task as it was before the group.
+struct Before {
+    stored: Stored,
+    expiry: Option<Timestamp>,
 }
 
 /// What a draft leaves behind.
@@ -76,7 +83,7 @@ impl<'a> Draft<'a> {
     pub(super) fn roll_back(self) -> Option<IndexError> {
         for (id, before) in self.undo.into_iter().rev() {
             match before {
-                Some((stored, expiry)) => {
+                Some(Before { stored, expiry }) => {
                     self.unfinished.put(stored);
                     if let Some(expiry) = expiry {
                         self.unfinished.extend(id, expiry);
@@ -185,7 +192,8 @@ impl<'a> Draft<'a> {
     fn put(&mut self, stored: Stored) {
         let id = stored.task.id;
         if !self.staged.changes.tasks.contains_key(&id) {
-            let before = self.unfinished.get(id).cloned().map(|stored| (stored, self.unfinished.expiry(id)));
+            let expiry = self.unfinished.expiry(id);
+            let before = self.unfinished.get(id).cloned().map(|stored| Before { stored, expiry });
             self.undo.push((id, before));
         }
         self.unfinished.put(stored.clone());

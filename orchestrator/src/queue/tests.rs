@@ -276,6 +276,31 @@ async fn an_index_that_lags_behind_takes_in_what_it_lacks() {
     assert!(!room.dir.path().join("index.damaged").exists(), "nothing had to be made anew");
 }
 
+#[tokio::test]
+async fn an_index_that_is_ahead_of_its_mark_takes_nothing_in_twice() {
+    let room = Room::new();
+    room.enqueue(nth(1)).await;
+    let mark = |dir: &Path, set: Option<sled::IVec>| {
+        let meta = sled::open(dir.join("index")).unwrap().open_tree("meta").unwrap();
+        match set {
+            Some(mark) => meta.insert("applied", mark).unwrap().unwrap(),
+            None => meta.get("applied").unwrap().unwrap(),
+        }
+    };
+    let mut early = None;
+    let room = room.reopened(|dir| early = Some(mark(dir, None))).await;
+    for _ in 0..2 {
+        let (_, lease) = room.lease("w1").await;
+        room.queue.report(&lease, failed(Code::ForgeUnavailable)).await.unwrap();
+        room.clock.advance(3600);
+    }
+    history(&room).await;
+    let before = room.all().await;
+    let room = room.reopened(|dir| drop(mark(dir, early))).await;
+    assert_eq!(room.all().await, before);
+    assert!(!room.dir.path().join("index.damaged").exists(), "nothing had to be made anew");
+}
+
 async fn history_tail(room: &Room) {
     let (_, lease) = room.lease("w1").await;
     room.queue.report(&lease, opened(1)).await.unwrap();
