@@ -493,6 +493,30 @@ async fn a_disk_that_was_full_heals_without_a_restart_and_takes_no_lease() {
 }
 
 #[tokio::test]
+async fn in_a_group_that_failed_only_those_are_told_who_hung_on_it() {
+    let (dir, clock) = (TempDir::new().unwrap(), ManualClock::new());
+    let queue = Queue::open(dir.path(), QueueOptions { segment_bytes: 1, ..clock.options() }).unwrap();
+    let id = queue.enqueue(nth(1)).await.unwrap().id();
+    let (_, lease) = queue.lease_once(&name("w1")).await.unwrap().unwrap();
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("journal/000004.new")).unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    // While the committer is held, the others gather behind it and become one group.
+    let hold = queue.submit(move |_| Ok(held.recv().unwrap()));
+    let (_, new, again, renewed, known, ()) = tokio::join!(
+        hold,
+        queue.enqueue(nth(2)),
+        queue.enqueue(nth(2)),
+        queue.renew(&lease, Stage::Preparing),
+        queue.enqueue(nth(1)),
+        async { release.send(()).unwrap() },
+    );
+    assert!(matches!(new, Err(QueueError::Unavailable(_))), "{new:?}");
+    assert!(matches!(again, Err(QueueError::Unavailable(_))), "the same key, seen in the group: {again:?}");
+    assert!(matches!(renewed, Ok(Renewal::Held(_))), "{renewed:?}");
+    assert!(matches!(known, Ok(Received::Known(known)) if known == id), "{known:?}");
+}
+
+#[tokio::test]
 async fn a_stale_lease_is_refused_whatever_it_asks() {
     let room = Room::new();
     let id = room.enqueue(nth(1)).await;
