@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tasks::{Code, Failure};
 
-use super::{Reach, SETTLE, WRITES, auth::Own, errors::Trouble, fitting, same_text};
+use super::{Reach, WRITES, auth::Own, errors::Trouble, fitting, same_text};
 
 /// Longest comment that GitHub takes, in characters.
 const MAX_BODY: usize = 65_536;
@@ -78,7 +78,7 @@ pub(super) async fn find_or_write(
             Err(trouble) if turn < WRITES && found.is_some() && trouble.is_missing() => {}
             Err(trouble) => return Err(failure(trouble)),
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(at.settle).await;
     }
     unreachable!("the last turn returns")
 }

@@ -1,6 +1,9 @@
 //! What GitHub, or the road to it, has against a request: first told apart by what may be done next, then put in words.
 
+use std::sync::LazyLock;
+
 use chrono::Duration;
+use regex::Regex;
 use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -10,6 +13,11 @@ use tasks::{Code, Failure, Timestamp};
 const MAX_WORDS: usize = 300;
 /// How long to stay away when GitHub says "too much" but not until when.
 const BARE_LIMIT_SECONDS: i64 = 60;
+
+/// What tokens of GitHub and JSON web tokens look like.
+static CREDENTIAL: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(gh[pousr]_|github_pat_)\w+|eyJ[\w-]+\.[\w-]+\.[\w-]+").expect("a regular expression that is tested")
+});
 
 /// Why there is no usable answer. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +128,8 @@ fn words(said: &str, secrets: &[SecretString]) -> String {
     for secret in secrets.iter().map(ExposeSecret::expose_secret).filter(|secret| !secret.is_empty()) {
         said = said.replace(secret, "***");
     }
+    // Whosever it is: nothing that looks like a credential of GitHub is shown.
+    said = CREDENTIAL.replace_all(&said, "***").into_owned();
     if said.starts_with('<') {
         return "a page in place of an answer".into();
     }

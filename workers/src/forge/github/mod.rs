@@ -66,6 +66,8 @@ pub struct GitHubForge {
     git_url: String,
     access: Access,
     timeout: Duration,
+    /// [`SETTLE`].
+    settle: Duration,
     known: Mutex<HashMap<RepoName, (Instant, Repository)>>,
     own: OnceCell<Own>,
     /// Held while a status comment is looked for and written, so that two writers of one make one.
@@ -84,9 +86,8 @@ struct Repository {
     permissions: Option<Rights>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Rights {
     admin: bool,
     push: bool,
@@ -97,6 +98,7 @@ struct Rights {
 struct Reach {
     api: std::sync::Arc<Api>,
     repository: Repository,
+    settle: Duration,
 }
 
 impl GitHubForge {
@@ -116,6 +118,7 @@ impl GitHubForge {
             git_url,
             access: Access::new(credentials)?,
             timeout: TIMEOUT,
+            settle: SETTLE,
             known: Mutex::default(),
             own: OnceCell::new(),
             commenting: tokio::sync::Mutex::default(),
@@ -134,7 +137,7 @@ impl GitHubForge {
             Some(known) => known,
             None => self.fetch(&api, repo).await?,
         };
-        Ok(Reach { api, repository })
+        Ok(Reach { api, repository, settle: self.settle })
     }
 
     async fn fetch(&self, api: &Api, repo: &RepoName) -> Result<Repository, Failure> {
@@ -181,7 +184,7 @@ impl Forge for GitHubForge {
     }
 
     async fn permission(&self, repo: &RepoName, actor: &Actor) -> Result<Permission, Failure> {
-        let Reach { api, repository } = self.reach(repo).await?;
+        let Reach { api, repository, .. } = self.reach(repo).await?;
         match actor.id {
             Some(id) => permission_of(&api, &repository.full_name, &actor.login, id).await,
             // The person at the command line brought these credentials, and may do what they may.
@@ -301,3 +304,6 @@ impl fmt::Debug for GitHubForge {
         f.debug_struct("GitHubForge").field("api_url", &self.api_url).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use serde_json::json;
 use tasks::{Code, Failure, PullRequest};
 
 use super::{
-    Reach, SETTLE, WRITES,
+    Reach, WRITES,
     errors::{Refusal, Trouble},
     fitting, same_text,
 };
@@ -70,7 +70,7 @@ pub(super) async fn find_or_open(at: &Reach, new: &NewPullRequest<'_>) -> Result
             }
             Err(trouble) => return Err(failure(trouble)),
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(at.settle).await;
     }
     unreachable!("the last turn returns")
 }
@@ -99,7 +99,7 @@ async fn update(at: &Reach, found: &Pull, title: &str, body: &str) -> Result<(),
     let wanted = json!({"title": title, "body": body});
     match at.api.patch::<Pull>(&route, &wanted).await {
         Err(Trouble::Unclear(_)) => {
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(at.settle).await;
             let now = at.api.get::<Pull>(&route).await?.value;
             match now.title.trim() == title.trim() && same_text(now.body.as_deref().unwrap_or_default(), body) {
                 true => Ok(()),
