@@ -4,7 +4,8 @@
 //! as frames over its standard input and output (see [`guest::protocol`]). It trusts the worker at the other end and
 //! nothing inside; the worker in turn believes of it only what a hostile guest could not misuse.
 //!
-//! `onramp-guest --namespace …` is the other half of the same program: it builds the namespaces that it then serves.
+//! `onramp-guest --namespace` is the other half of the same program: it builds the namespaces that it then serves, and
+//! gives commands its own environment, which holds what the worker chose for them and nothing else.
 //! `onramp-guest --image-environment` gives commands what the image sets for every program in it, such as its `PATH`;
 //! otherwise nothing that the guest was started with reaches them.
 
@@ -20,7 +21,10 @@ mod tunnel;
 fn main() {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|first| first.to_str()) {
-        Some("--namespace") => namespace::launch(&arguments[1..]),
+        Some("--namespace") => {
+            namespace::launch();
+            serve::serve(true)
+        }
         Some("--image-environment") => serve::serve(true),
         _ => serve::serve(false),
     }

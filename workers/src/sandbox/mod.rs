@@ -6,11 +6,12 @@
 
 mod client;
 pub mod docker;
+mod host_tools;
 mod link;
 pub mod namespace;
 mod tunnel;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tasks::{Failure, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use client::Sandbox;
+pub use host_tools::HostTools;
 pub use tunnel::{Tunnel, Tunnels};
 
 /// Our guest: a static program for the platform of this build, which runs as PID 1 in every sandbox.
@@ -229,11 +231,4 @@ pub enum SandboxError {
         /// Its unit.
         unit: &'static str,
     },
-}
-
-/// The directories of the host that a namespace sandbox may read, beyond the system's own.
-#[derive(Debug, Clone, Default)]
-pub struct HostTools {
-    /// Read-only, at the same path inside.
-    pub expose: Vec<PathBuf>,
 }
