@@ -5,7 +5,7 @@
 //! could hold a credential. Everything else is for the operator to name.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -80,21 +80,20 @@ impl HostTools {
         let home = home.filter(|home| home.is_absolute() && home.parent().is_some());
         for entry in std::env::split_paths(path).filter(|entry| entry.is_absolute() && entry.is_dir()) {
             let real = entry.canonicalize().unwrap_or_else(|_| entry.clone());
+            // A version manager may put a link to its real place on the path; what counts is where it leads.
+            let known = |path: &Path| {
+                let below = path.strip_prefix(home?).ok()?;
+                KNOWN.iter().find(|known| below.starts_with(known.at))
+            };
+            let found = [&entry, &real].into_iter().find_map(|path| Some((path.clone(), known(path)?)));
             if is_system(&real) {
                 tools.path.push(entry);
-                continue;
-            }
-            // A version manager may put a link to its real place on the path; what counts is where it leads.
-            let below_home = |path: &Path| home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned));
-            let found = [&entry, &real].into_iter().find_map(|path| {
-                let relative = below_home(path)?;
-                Some((path.clone(), KNOWN.iter().find(|known| relative.starts_with(known.at))?))
-            });
-            if let (Some(home), Some((shown, known))) = (home, found) {
+            } else if let (Some(home), Some((shown, known))) = (home, found) {
                 tools.add_known(home, known);
                 tools.path.push(shown);
-            } else if let Some(prefix) = own_prefix(&real) {
-                tools.expose.push(prefix);
+            } else {
+                tools.expose.extend(own_prefix(&real));
+                // Not shown by itself; but whoever adds it to what is exposed wants its programs to be found.
                 tools.path.push(real);
             }
         }
@@ -114,10 +113,14 @@ impl HostTools {
         }
     }
 
-    /// The `PATH` of commands inside.
+    /// The `PATH` of commands inside: of the one that was given to [`Self::detect`] what shows inside, then exposed
+    /// directories of programs that were not on it, then the system's.
     pub fn path(&self) -> String {
-        let mut seen = std::collections::HashSet::new();
-        let all = self.path.iter().map(PathBuf::as_path).chain(SYSTEM_PATH.iter().map(Path::new));
+        let shows = |path: &Path| is_system(path) || self.expose.iter().any(|exposed| path.starts_with(exposed));
+        let given = self.path.iter().filter(|path| shows(path));
+        let named = self.expose.iter().filter(|path| path.ends_with("bin"));
+        let mut seen = HashSet::new();
+        let all = given.chain(named).map(PathBuf::as_path).chain(SYSTEM_PATH.iter().map(Path::new));
         let parts: Vec<_> = all.filter(|part| seen.insert(*part)).map(|part| part.to_string_lossy()).collect();
         parts.join(":")
     }
@@ -205,6 +208,17 @@ mod tests {
             assert!(tools.expose.is_empty() && tools.caches.is_empty());
             assert_eq!(tools.path(), "/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin");
         }
+    }
+
+    #[test]
+    fn what_the_operator_exposes_is_found() {
+        let home = home(&["agents/bin", "other/bin"]);
+        let mut tools = HostTools::detect(Some(home.path()), &path_of(home.path(), &["agents/bin", "other/bin"]));
+        assert!(tools.expose.is_empty());
+        tools.expose.extend([home.path().join("agents"), PathBuf::from("/srv/bin"), PathBuf::from("/srv/lib")]);
+        let agents = home.path().join("agents/bin");
+        let expected = format!("{}:/usr/bin:/srv/bin:/usr/local/sbin:", agents.display());
+        assert!(tools.path().starts_with(&expected), "{}", tools.path());
     }
 
     #[test]
