@@ -21,6 +21,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use guest::launch::{Answer, Launch, Layer};
 use tasks::{Code, Failure, TaskId};
 use tokio::{
@@ -89,12 +90,15 @@ impl NamespaceBackend {
         Ok(facts.to_string())
     }
 
+    /// Whether the host's tools may stand in for what a repository asks for.
+    fn accepts(&self, wanted: &str) -> Result<(), Failure> {
+        let message = format!("The repository asks for {wanted}, and the namespace sandbox has only the host's tools");
+        self.accept_host_tools.then_some(()).ok_or_else(|| Failure::new(Code::ImageNeedsEngine, message))
+    }
+
     async fn start_box(&self, spec: &SandboxSpec) -> Result<((ChildStdout, ChildStdin), Facts), SandboxError> {
-        if let Some(image) = spec.image.as_ref().filter(|_| !self.accept_host_tools) {
-            let message = format!(
-                "The repository asks for the image {image}, and the namespace sandbox has only the host's tools"
-            );
-            return Err(Failure::new(Code::ImageNeedsEngine, message).into());
+        if let Some(image) = &spec.image {
+            self.accepts(&format!("the image {image}"))?;
         }
         let (root, name, limits) = (self.root.clone(), spec.name.clone(), spec.limits.clone());
         let slot = self.n_started.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +187,10 @@ impl SandboxBackend for NamespaceBackend {
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         let ((stdout, stdin), _) = self.start_box(spec).await?;
         Ok(Started { stream: Box::new(tokio::io::join(stdout, stdin)), environment: HOST_TOOLS.to_owned() })
+    }
+
+    async fn build_image(&self, _context: Bytes, dockerfile: &str, _tag: &str) -> Result<String, Failure> {
+        self.accepts(&format!("an image built from {dockerfile}")).map(|()| HOST_TOOLS.to_owned())
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
