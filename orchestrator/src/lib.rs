@@ -1,5 +1,6 @@
 //! The middle: where tasks wait, and how every room is wired.
 
 pub mod config;
+pub mod notify;
 pub mod queue;
 pub mod reaper;

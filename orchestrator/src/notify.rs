@@ -1,0 +1,388 @@
+//! Tells people what became of their request: an outbox over the queue's journal.
+//!
+//! The journal says *that* something happened to a task; what is told is always the task's state of now. So any number of
+//! events become one edit of one comment, a repeated pass changes nothing, and a crash costs at most a repeated edit: the
+//! durable cursor moves only past events whose task has been told. A forge that fails delays one task, not the others.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration as StdDuration,
+};
+
+use chrono::Duration;
+use secrecy::{ExposeSecret, SecretString};
+use tasks::{
+    Code, Evidence, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId, TaskState, Timestamp, Violation,
+};
+use tokio_util::sync::CancellationToken;
+use workers::{forge::Forge, text};
+
+use crate::queue::{Clock, Queue, QueueRecord};
+
+/// The name of the cursor in the queue.
+const CURSOR: &str = "notify";
+/// Events that are read at once.
+const BATCH: usize = 500;
+/// While a task is under way, its comment is edited no more often.
+const EDIT_INTERVAL: Duration = Duration::seconds(5);
+/// How long one call of the forge may take.
+const FORGE_TIMEOUT: StdDuration = StdDuration::from_secs(60);
+/// The wait after the first failure of the forge; doubles up to the cap.
+const RETRY_BASE: Duration = Duration::seconds(5);
+const RETRY_CAP: Duration = Duration::minutes(15);
+/// After so many tries (two days, by then) a comment is given up, so that the cursor can move on.
+const MAX_TRIES: u32 = 200;
+/// After so many failures in a row the pass ends: the forge is down, and each further call would wait for its timeout.
+const MAX_FAILURES_IN_A_ROW: u32 = 3;
+
+/// The pause after the store could not be read.
+const STORE_PAUSE: StdDuration = StdDuration::from_secs(5);
+/// A look around without being woken, in case that a wake-up was lost.
+const IDLE: StdDuration = StdDuration::from_secs(60);
+
+/// Brings each task's comment up to date.
+pub struct Notifier {
+    queue: Arc<Queue>,
+    forge: Arc<dyn Forge>,
+    clock: Clock,
+    hidden: Vec<SecretString>,
+    /// Only one pass at a time.
+    pass: tokio::sync::Mutex<()>,
+    memory: Mutex<Memory>,
+}
+
+/// What is known since the start; after a crash it is found again from the cursor.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Events up to here have been read. `None` before the first pass.
+    read_to: Option<u64>,
+    /// The cursor as it is stored.
+    stored: u64,
+    /// Tasks that have something to tell.
+    pending: BTreeMap<TaskId, Pending>,
+    /// What was told of tasks that are under way.
+    told: HashMap<TaskId, Told>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    /// The oldest event that was not told yet: the cursor stays before it.
+    since: u64,
+    /// Not to be tried before.
+    not_before: Timestamp,
+    tries: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Timestamp,
+    digest: u64,
+}
+
+/// How one task fared in a pass.
+enum Telling {
+    /// The comment was written.
+    Written(Told),
+    /// There is nothing to write, or it stands there already.
+    Nothing,
+    /// Too early: the last edit was a moment ago.
+    Later(Timestamp),
+    /// The forge did not take it.
+    Refused(Failure),
+}
+
+impl Notifier {
+    /// A notifier that says nothing of what is `hidden`: paths of this machine, secrets of the configuration.
+    pub fn new(queue: Arc<Queue>, forge: Arc<dyn Forge>, clock: Clock, hidden: Vec<SecretString>) -> Self {
+        Self { queue, forge, clock, hidden, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
+    }
+
+    /// Tells what there is to tell now. Returns how many comments were written.
+    ///
+    /// # Errors
+    /// When the queue cannot be read. A failure of the forge is no error: it is logged and tried again later.
+    pub async fn deliver_once(&self, now: Timestamp) -> Result<usize, QueueError> {
+        let _pass = self.pass.lock().await;
+        self.read_events(now).await?;
+        let mut n_written = 0;
+        let mut n_failed_in_a_row = 0;
+        for (id, pending) in self.due(now) {
+            if n_failed_in_a_row == MAX_FAILURES_IN_A_ROW {
+                break;
+            }
+            let telling = self.tell(id, now).await?;
+            n_written += usize::from(matches!(telling, Telling::Written(_)));
+            n_failed_in_a_row = match &telling {
+                Telling::Refused(failure) if is_transient(failure) => n_failed_in_a_row + 1,
+                _ => 0,
+            };
+            self.note(id, pending, telling, now);
+        }
+        self.move_cursor().await?;
+        Ok(n_written)
+    }
+
+    /// Delivers until told to stop: woken by events, and by the moments at which something is to be tried again.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let now = (self.clock)();
+            let (wake, may_read) = match self.deliver_once(now).await {
+                Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
+                Err(QueueError::ShuttingDown) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "comments wait until the task store can be read again");
+                    (STORE_PAUSE, false)
+                }
+            };
+            let read_to = self.memory().read_to.unwrap_or(0);
+            let events = async {
+                // A store that cannot be read wakes nobody: then the time does.
+                if !may_read || self.queue.wait_for_event(read_to).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = events => {}
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    /// Notes which tasks have something to tell.
+    async fn read_events(&self, now: Timestamp) -> Result<(), QueueError> {
+        let known = self.memory().read_to;
+        let mut read_to = match known {
+            Some(read_to) => read_to,
+            None => {
+                let cursor = self.queue.cursor(CURSOR).await?;
+                self.memory().stored = cursor;
+                cursor
+            }
+        };
+        loop {
+            let events = self.queue.events_after(read_to, BATCH).await?;
+            let n_events = events.len();
+            let mut memory = self.memory();
+            for (sequence, record) in events {
+                read_to = sequence;
+                let id = match record {
+                    QueueRecord::Enqueued { task } => task.id,
+                    QueueRecord::Applied { task, .. } | QueueRecord::Joined { task, .. } => task,
+                    QueueRecord::Observed { .. } | QueueRecord::CursorMoved { .. } => continue,
+                };
+                memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });
+            }
+            memory.read_to = Some(read_to);
+            if n_events < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What may be tried now, what waited longest first.
+    fn due(&self, now: Timestamp) -> Vec<(TaskId, Pending)> {
+        let memory = self.memory();
+        let due = memory.pending.iter().filter(|(_, pending)| pending.not_before <= now);
+        let mut due: Vec<_> = due.map(|(id, pending)| (*id, *pending)).collect();
+        due.sort_by_key(|(_, pending)| (pending.not_before, pending.since));
+        due
+    }
+
+    /// How long until something may be tried.
+    fn next_due(&self, now: Timestamp) -> Option<StdDuration> {
+        let next = self.memory().pending.values().map(|pending| pending.not_before).min()?;
+        // Never zero: what is due and was left over is for the next pass, not for a busy loop.
+        Some((next - now).to_std().unwrap_or_default().max(StdDuration::from_millis(200)))
+    }
+
+    /// Writes the comment of one task, if there is something new to write. Key: the task's marker.
+    async fn tell(&self, id: TaskId, now: Timestamp) -> Result<Telling, QueueError> {
+        let Some(task) = self.queue.get(id).await? else { return Ok(Telling::Nothing) };
+        let Source::IssueLabelled { issue, label } = &task.request.source else { return Ok(Telling::Nothing) };
+        let told = self.memory().told.get(&id).copied();
+        if let Some(told) = told
+            && task.state.is_unfinished()
+            && now < told.at + EDIT_INTERVAL
+        {
+            return Ok(Telling::Later(told.at + EDIT_INTERVAL));
+        }
+        let evidence = if shows_checks(&task.state) { self.queue.evidence(id).await? } else { None };
+        let body = match comment(&task, label, evidence.as_ref()) {
+            Ok(body) => self.without_hidden(body),
+            Err(error) => {
+                tracing::error!(task.id = %id, %error, "a comment could not be written");
+                return Ok(Telling::Nothing);
+            }
+        };
+        let digest = digest(&body);
+        if told.is_some_and(|told| told.digest == digest) {
+            return Ok(Telling::Nothing);
+        }
+        let marker = templates::status_marker(&id.to_string());
+        let call = self.forge.status_comment(&task.request.repo, *issue, &marker, &body);
+        Ok(match tokio::time::timeout(FORGE_TIMEOUT, call).await {
+            Ok(Ok(_)) => Telling::Written(Told { at: now, digest }),
+            Ok(Err(failure)) => Telling::Refused(failure),
+            Err(_) => Telling::Refused(Failure::new(Code::ForgeUnavailable, "The forge did not answer in 60 s")),
+        })
+    }
+
+    fn note(&self, id: TaskId, pending: Pending, telling: Telling, now: Timestamp) {
+        let mut memory = self.memory();
+        match telling {
+            Telling::Written(told) => {
+                memory.pending.remove(&id);
+                memory.told.insert(id, told);
+            }
+            Telling::Nothing => {
+                memory.pending.remove(&id);
+            }
+            Telling::Later(not_before) => {
+                memory.pending.insert(id, Pending { not_before, ..pending });
+            }
+            Telling::Refused(failure) if is_transient(&failure) && pending.tries < MAX_TRIES => {
+                let wait = (RETRY_BASE * (1 << pending.tries.min(8))).min(RETRY_CAP);
+                let not_before = failure.retry_not_before.map_or(now + wait, |at| at.max(now + wait));
+                tracing::warn!(task.id = %id, %failure, tries = pending.tries + 1, "a comment waits for the forge");
+                memory.pending.insert(id, Pending { not_before, tries: pending.tries + 1, ..pending });
+            }
+            Telling::Refused(failure) => {
+                tracing::error!(task.id = %id, %failure, "a comment was given up: the forge does not take it");
+                memory.pending.remove(&id);
+            }
+        }
+        // What was told only matters for the pace of edits; it may be forgotten when it is old.
+        if memory.told.len() > 10_000 {
+            memory.told.retain(|_, told| now < told.at + Duration::hours(1));
+        }
+    }
+
+    /// Moves the durable cursor up to the first event that was not told.
+    async fn move_cursor(&self) -> Result<(), QueueError> {
+        let (cursor, stored) = {
+            let memory = self.memory();
+            let untold = memory.pending.values().map(|pending| pending.since - 1).min();
+            (untold.or(memory.read_to).unwrap_or(0), memory.stored)
+        };
+        if cursor > stored {
+            self.queue.set_cursor(CURSOR, cursor).await?;
+            self.memory().stored = cursor;
+        }
+        Ok(())
+    }
+
+    fn without_hidden(&self, mut text: String) -> String {
+        for hidden in &self.hidden {
+            let hidden = hidden.expose_secret();
+            // A hidden "/" or "a" would leave no text at all.
+            if hidden.len() >= 4 {
+                text = text.replace(hidden, "…");
+            }
+        }
+        text
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether trying again may help.
+fn is_transient(failure: &Failure) -> bool {
+    match failure.kind {
+        FailureKind::Infrastructure | FailureKind::LeaseExpired | FailureKind::Timeout => true,
+        FailureKind::Budget | FailureKind::Agent | FailureKind::Verification | FailureKind::Configuration => {
+            // A rate limit is nobody's fault, whatever it is filed under.
+            failure.retry_not_before.is_some()
+        }
+    }
+}
+
+fn digest(body: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether the results of the last verification belong to this state; an older attempt's would mislead.
+fn shows_checks(state: &TaskState) -> bool {
+    match state {
+        TaskState::PullRequestOpen { .. } => true,
+        TaskState::Failed { failure } => failure.code == Code::ChecksFailed,
+        TaskState::Queued { .. }
+        | TaskState::Running { .. }
+        | TaskState::Merged { .. }
+        | TaskState::Closed { .. }
+        | TaskState::DiffReady
+        | TaskState::NoChanges
+        | TaskState::Rejected { .. }
+        | TaskState::Cancelled { .. } => false,
+    }
+}
+
+/// The comment of a task in its state of now.
+fn comment(task: &Task, label: &str, evidence: Option<&Evidence>) -> Result<String, templates::RenderError> {
+    let id = task.id.to_string();
+    let mut context = templates::StatusComment {
+        task_id: &id,
+        state: task.state.word(),
+        failures: task.failures,
+        stopping: task.cancel_requested.is_some() && task.state.is_unfinished(),
+        stopped_by: None,
+        pull_request: None,
+        requester: &task.request.actor.login,
+        label,
+        failure: None,
+        violations: vec![],
+        checks: evidence.map(|e| e.checks.iter().map(text::check_line).collect()).unwrap_or_default(),
+        kept: None,
+    };
+    match &task.state {
+        TaskState::Queued { .. } | TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
+        TaskState::PullRequestOpen { pull_request }
+        | TaskState::Merged { pull_request }
+        | TaskState::Closed { pull_request } => {
+            context.pull_request = Some((&pull_request.url, pull_request.number));
+        }
+        TaskState::Rejected { violations } => context.violations = violations.iter().map(violation_line).collect(),
+        TaskState::Failed { failure } => {
+            context.failure = Some(failure_line(failure));
+            context.kept = kept(failure.code);
+        }
+        TaskState::Cancelled { by } => context.stopped_by = Some(&by.login),
+    }
+    templates::status_comment(&context)
+}
+
+fn violation_line(violation: &Violation) -> (&str, &str, &str) {
+    (&violation.rule, violation.path.as_deref().unwrap_or_default(), &violation.message)
+}
+
+fn failure_line(failure: &Failure) -> templates::FailureLine<'_> {
+    templates::FailureLine {
+        code: failure.code.as_str(),
+        message: &failure.message,
+        next_step: &failure.next_step,
+        detail: failure.detail.as_deref(),
+    }
+}
+
+/// What a failed attempt leaves behind, where it got far enough to leave anything.
+fn kept(code: Code) -> Option<&'static str> {
+    match code {
+        Code::ChecksFailed | Code::PushRejected | Code::PullRequestRefused | Code::PatchRefused => {
+            Some("The diff, the transcript and the outputs of the checks, with Onramp under the id of the task")
+        }
+        Code::AgentFailed | Code::AgentTimedOut | Code::AgentIdle => {
+            Some("The transcript and what had been changed, with Onramp under the id of the task")
+        }
+        Code::SetupFailed => Some("The whole output of the setup, with Onramp under the id of the task"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
