@@ -4,3 +4,5 @@ pub mod config;
 pub mod notify;
 pub mod queue;
 pub mod reaper;
+pub mod telemetry;
+pub mod user_error;

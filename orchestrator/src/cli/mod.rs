@@ -119,7 +119,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         // A person looks at progress lines; the log only speaks up when something is off.
         _ => (LogFormat::Text, "warn".to_owned()),
     };
-    telemetry::init(format, &filter);
+    telemetry::init(format, &filter)?;
     let setting = Setting { config, surroundings, colour };
     match cli.command {
         Subcommands::Demo(args) => demo::demo(setting, args).await,
