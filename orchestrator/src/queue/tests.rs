@@ -501,7 +501,7 @@ async fn in_a_group_that_failed_only_those_are_told_who_hung_on_it() {
     std::os::unix::fs::symlink("/dev/full", dir.path().join("journal/000004.new")).unwrap();
     let (release, held) = std::sync::mpsc::channel::<()>();
     // While the committer is held, the others gather behind it and become one group.
-    let hold = queue.submit(move |_| Ok(held.recv().unwrap()));
+    let hold = queue.submit(move |_| held.recv().map_err(|error| unavailable(&error)));
     let (_, new, again, renewed, known, ()) = tokio::join!(
         hold,
         queue.enqueue(nth(2)),
