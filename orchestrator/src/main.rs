@@ -1,2 +1,8 @@
 //! The program `onramp`.
-fn main() {}
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    orchestrator::cli::main().await
+}

@@ -73,7 +73,7 @@ async fn travel(setting: &Setting, root: PathBuf, show: &Show, running: &mut Opt
     let issue = forge.create_issue(&repo, title, body, "you").await?;
     show.line(&format!("made {repo} with a bug, a test that fails, and issue {issue}: {title}"));
 
-    let secret = uuid::Uuid::new_v4().to_string();
+    let secret = uuid::Uuid::now_v7().to_string();
     let mut config = setting.config.clone();
     adapt(&mut config, root.join("data"), &secret)?;
     if config.sandbox.backend == BackendChoice::Auto {
@@ -172,7 +172,7 @@ async fn deliver(
         .post(format!("http://{}/hooks/github", running.addr()))
         .header("content-type", "application/json")
         .header("x-github-event", "issues")
-        .header("x-github-delivery", uuid::Uuid::new_v4().to_string())
+        .header("x-github-delivery", uuid::Uuid::now_v7().to_string())
         .header("x-hub-signature-256", format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
         .body(payload)
         .send()
