@@ -247,6 +247,16 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What no text for people outside may ever show: every secret, and where the data lies on this machine.
+    pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
+        let github = &self.github;
+        let secrets = [&github.token, &github.app_key].into_iter().chain(&github.webhook_secrets);
+        let secrets = secrets.chain(self.models.values().map(|model| &model.key)).filter_map(Secret::value).cloned();
+        secrets.chain([SecretString::from(data.display().to_string())]).collect()
+    }
+}
+
 /// Names every key that the example does not have, with the nearest one that it has.
 fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<(), Failure> {
     for (key, value) in own {

@@ -102,15 +102,19 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     for n in 1..=config.worker.n_workers {
         let name = format!("local-{n}").parse().map_err(Failure::internal)?;
         queue.release_worker(&name).await.map_err(Failure::internal)?;
-        let worker =
-            Worker { name, queue: queue.clone() as Arc<dyn WorkQueue>, hands: hands.clone(), progress: progress.clone() };
+        let worker = Worker {
+            name,
+            queue: queue.clone() as Arc<dyn WorkQueue>,
+            hands: hands.clone(),
+            progress: progress.clone(),
+        };
         let (drain, stop) = (drain.clone(), stop.clone());
         working.spawn(async move { worker.run(drain, stop).await });
     }
     working.close();
-    let (reaped, until) = (queue.clone(), stop.clone());
-    watching.spawn(async move { reaper::run(&reaped, clock, until).await });
-    let notifier = Arc::new(Notifier::new(queue.clone(), forge));
+    let (reaped, reaping_clock, until) = (queue.clone(), clock.clone(), stop.clone());
+    watching.spawn(async move { reaper::run(&reaped, reaping_clock, until).await });
+    let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
     watching.close();
@@ -160,7 +164,8 @@ impl Running {
 
 fn door_config(config: &Config) -> Result<DoorConfig, Failure> {
     let github = &config.github;
-    let secrets: Vec<SecretString> = github.webhook_secrets.iter().filter_map(|secret| secret.value().cloned()).collect();
+    let secrets: Vec<SecretString> =
+        github.webhook_secrets.iter().filter_map(|secret| secret.value().cloned()).collect();
     if secrets.is_empty() {
         // Says which variable or file was looked at.
         github.webhook_secrets.first().unwrap_or(&Secret::default()).require("github.webhook_secrets")?;

@@ -96,9 +96,12 @@ async fn backend(
             Err(no_docker) => {
                 let (backend, enforced) = namespace(config, surroundings, data).await.map_err(|no_namespace| {
                     let detail = format!("Docker: {}\nnamespaces: {}", no_docker.message, no_namespace.message);
-                    Failure::new(Code::NoSandbox, "Neither a Docker engine nor the kernel's namespaces can be used here")
-                        .next(no_namespace.next_step)
-                        .detail(detail)
+                    Failure::new(
+                        Code::NoSandbox,
+                        "Neither a Docker engine nor the kernel's namespaces can be used here",
+                    )
+                    .next(no_namespace.next_step)
+                    .detail(detail)
                 })?;
                 let why = format!(
                     "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers ({enforced})"

@@ -6,10 +6,7 @@ mod run;
 mod serve;
 mod show;
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tasks::{Code, Failure};
@@ -85,6 +82,8 @@ pub async fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Code::Usage.exit_code() } else { 0 });
         }
     };
+    // One provider for every TLS connection of this process; a second installation is refused and harmless.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let surroundings = Surroundings::read();
     let colour = !surroundings.no_color && std::io::IsTerminal::is_terminal(&std::io::stderr());
     match dispatch(cli, surroundings, colour).await {

@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use tasks::{
-    Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, Instruction, Outcome, RepoName, Report, Resources, Source,
-    Task, TaskId, TaskRequest,
+    Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, Instruction, Outcome, RepoName, Report, Resources,
+    Source, Task, TaskId, TaskRequest,
 };
 use tokio_util::sync::CancellationToken;
 use workers::{
@@ -25,8 +25,10 @@ use super::{Setting, show::Show};
 use crate::{now, wiring};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 ok, 1 internal, 2 usage, 3 verification or policy, 4 authorisation, 5 environment, \
-                        6 no changes, 7 time limit, 130 stopped.")]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 internal, 2 usage, 3 verification or policy, 4 authorisation, 5 environment, \
+                        6 no changes, 7 time limit, 130 stopped."
+)]
 pub(super) struct RunArgs {
     /// What to do; `-` reads standard input
     #[arg(required_unless_present = "file")]
@@ -86,7 +88,8 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     let cancel = cancelled_by_signal(&show);
     let report = run_task(&hands, &task, &noting_the_diff(&show), &cancel).await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
-    if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply) {
+    if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply)
+    {
         apply(&target, evidence, &hands, &kept, &show).await?;
     }
     end(report, &kept, &args, &show)
@@ -199,7 +202,9 @@ fn target(setting: &Setting, args: &RunArgs) -> Result<Target, Failure> {
         Failure::new(Code::NotARepository, format!("`{}` is neither a directory here nor owner/name", args.repo))
     })?;
     if args.apply {
-        return Err(Failure::new(Code::Usage, "--apply needs a checkout on this machine").next("Give its path with --repo."));
+        return Err(
+            Failure::new(Code::Usage, "--apply needs a checkout on this machine").next("Give its path with --repo.")
+        );
     }
     let base = args.base.as_deref().map(|base| base.parse().map_err(|error| base_failure(&error))).transpose()?;
     let forge = wiring::github(&setting.config)?;
@@ -229,7 +234,8 @@ fn local_target(setting: &Setting, args: &RunArgs, path: &Path) -> Result<Target
     }
     let name: String = checkout.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let repo = format!("local/{}-{}", if name.is_empty() { "repository" } else { &name }, wiring::path_key(&checkout.root));
+    let repo =
+        format!("local/{}-{}", if name.is_empty() { "repository" } else { &name }, wiring::path_key(&checkout.root));
     Ok(Target {
         repo: repo.parse().map_err(Failure::internal)?,
         base: Some(checkout.commit.as_str().parse().map_err(Failure::internal)?),
@@ -239,7 +245,8 @@ fn local_target(setting: &Setting, args: &RunArgs, path: &Path) -> Result<Target
 }
 
 fn base_failure(error: &impl std::fmt::Display) -> Failure {
-    Failure::new(Code::BaseNotFound, format!("The base cannot be used: {error}")).next("Name a branch of the forge with --base.")
+    Failure::new(Code::BaseNotFound, format!("The base cannot be used: {error}"))
+        .next("Name a branch of the forge with --base.")
 }
 
 /// `owner/name` out of `https://host/owner/name.git`, `git@host:owner/name.git` and their like.

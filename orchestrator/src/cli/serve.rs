@@ -13,7 +13,9 @@ pub(super) async fn serve(setting: Setting) -> Result<u8, Failure> {
     let address = running.addr();
     eprintln!("listening on http://{address}/hooks/github");
     eprintln!("{}", running.sandbox());
-    eprintln!("an issue that gets the label `{label}` becomes a task; Ctrl-C ends after the tasks at hand, twice at once");
+    eprintln!(
+        "an issue that gets the label `{label}` becomes a task; Ctrl-C ends after the tasks at hand, twice at once"
+    );
 
     wait_for_signal().await?;
     eprintln!("draining: no new task is started; once more to give back what runs");

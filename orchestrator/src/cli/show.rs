@@ -84,7 +84,16 @@ impl Show {
         let rows = [
             ("base", evidence.base.to_string()),
             ("tree", format!("{} (judged, tested and committed)", evidence.tree)),
-            ("patch", format!("{} files, +{} -{}, sha256 {}", evidence.n_files, evidence.n_added, evidence.n_removed, &evidence.patch_sha256[..16])),
+            (
+                "patch",
+                format!(
+                    "{} files, +{} -{}, sha256 {}",
+                    evidence.n_files,
+                    evidence.n_added,
+                    evidence.n_removed,
+                    &evidence.patch_sha256[..16]
+                ),
+            ),
             ("checks", evidence.checks_from.clone()),
             ("sandbox", format!("{}, {}", evidence.sandbox, evidence.environment)),
             ("agent", format!("{}, {} round(s)", evidence.agent, evidence.rounds)),
