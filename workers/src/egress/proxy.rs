@@ -123,15 +123,16 @@ impl Proxy {
             self.blocked.insert(host);
             forbidden(format!("this host cannot be reached from the sandbox: {reason}"))
         })?;
-        if port != HTTPS || !self.allow.contains(&name) {
+        if port != HTTPS {
+            self.blocked.insert(&format!("{name}:{port}"));
+            return Err(forbidden(format!("{name} can be reached on port 443 only")));
+        }
+        if !self.allow.contains(&name) {
             self.blocked.insert(&name);
-            return Err(forbidden(match port {
-                HTTPS => format!(
-                    "{name} is not a host that this repository allows; add it under [network] allow in .onramp.toml on \
-                     the base branch"
-                ),
-                _ => format!("{name} can be reached on port 443 only"),
-            }));
+            return Err(forbidden(format!(
+                "{name} is not a host that this repository allows; add it under [network] allow in .onramp.toml on the \
+                 base branch"
+            )));
         }
         let addresses = self.resolve(&name).await.map_err(|reason| (StatusCode::BAD_GATEWAY, reason))?;
         // One bad address is enough: an honest public host has none.
