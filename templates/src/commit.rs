@@ -51,7 +51,19 @@ pub fn subject(title: &str, issue: Option<u64>) -> String {
     match (subject.trim(), issue) {
         ("", Some(issue)) => format!("Change requested in issue {issue}"),
         ("", None) => "Requested change".to_owned(),
-        (subject, _) => clean::cut(subject, MAX_SUBJECT_CHARS),
+        (subject, _) => cut_at_word(subject),
+    }
+}
+
+fn cut_at_word(subject: &str) -> String {
+    let cut = clean::cut(subject, MAX_SUBJECT_CHARS);
+    // A cut text ends in `…`; a word that would lose its end goes whole, unless it is most of the line.
+    match cut.strip_suffix('…') {
+        Some(kept) if kept.len() < subject.len() && !subject[kept.len()..].starts_with(' ') => {
+            let at = kept.rfind(' ').filter(|at| *at > kept.len() / 2).unwrap_or(kept.len());
+            format!("{}…", kept[..at].trim_end())
+        }
+        _ => cut,
     }
 }
 
@@ -152,7 +164,8 @@ mod tests {
         ] {
             assert_eq!(subject(title, None), clean, "{title:?}");
         }
-        assert_eq!(subject(&"word ".repeat(50), None).chars().count(), 72);
+        assert_eq!(subject(&"abcdefgh ijk ".repeat(9), None), "abcdefgh ijk ".repeat(5).trim_end().to_owned() + "…");
+        assert_eq!(subject(&"a b ".repeat(50), None).chars().count(), 72);
         assert_eq!(subject("修".repeat(100).as_str(), None).chars().count(), 72);
         assert_eq!(subject(" \u{200b}", Some(7)), "Change requested in issue 7");
         assert_eq!(subject("", None), "Requested change");

@@ -16,9 +16,6 @@ use crate::{
     verify::VerifiedPatch,
 };
 
-/// The longest title of a pull request, in characters.
-const MAX_TITLE_CHARS: usize = 70;
-
 /// Who commits.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -64,7 +61,8 @@ pub async fn publish(
     };
     let repo = &with.task.request.repo;
     let branch = with.task.branch();
-    let title = title(&with.task.request.instruction.title);
+    let request = &with.task.request;
+    let title = templates::subject(&request.instruction.title, request.source.issue());
     let head = push(verified, mirror, forge, &with, &title).await?;
     let body = body(verified, &with, &head)?;
     let new = NewPullRequest {
@@ -157,21 +155,4 @@ fn grouped(n: u64) -> String {
     let groups: Vec<String> =
         digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into()).collect();
     groups.join(",")
-}
-
-/// The title of the commit and the pull request: the request's, on one line, without what people do not see, cut at a word.
-fn title(request: &str) -> String {
-    let clean = templates::clean_untrusted(request);
-    let words: Vec<&str> =
-        clean.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
-    let line = words.join(" ");
-    if line.is_empty() {
-        return "Change what was asked for".to_owned();
-    }
-    if line.chars().count() <= MAX_TITLE_CHARS {
-        return line;
-    }
-    let cut: String = line.chars().take(MAX_TITLE_CHARS - 1).collect();
-    let at = cut.rfind(' ').filter(|at| *at > cut.len() / 2).unwrap_or(cut.len());
-    format!("{}…", cut[..at].trim_end())
 }
