@@ -1,4 +1,10 @@
-//! The definitions of the agents that ship with Onramp: data, one file per agent, embedded so that the binary is whole.
+//! The definitions of agents that ship with Onramp. What they mean is known to the hands; here they are words.
 
-/// (file name, TOML) of each definition, in the order in which they are listed to people.
-pub static AGENTS: &[(&str, &str)] = &[];
+/// The definitions of agents that ship with Onramp: (file name, TOML).
+pub static AGENTS: &[(&str, &str)] = &[
+    ("aider.toml", include_str!("../agents/aider.toml")),
+    ("claude.toml", include_str!("../agents/claude.toml")),
+    ("codex.toml", include_str!("../agents/codex.toml")),
+    ("command.toml", include_str!("../agents/command.toml")),
+    ("opencode.toml", include_str!("../agents/opencode.toml")),
+];
