@@ -36,8 +36,14 @@ impl Tail {
 
 /// Text for people out of any bytes: control codes of terminals removed, what is not UTF-8 replaced.
 pub fn clean(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&strip_ansi_escapes::strip(bytes)).into_owned();
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+    // The stripper takes tabs for control codes and would join the words beside them.
+    let spaced: Vec<u8> = bytes
+        .iter()
+        .flat_map(|byte| if *byte == b'\t' { &b"    "[..] } else { std::slice::from_ref(byte) })
+        .copied()
+        .collect();
+    let text = String::from_utf8_lossy(&strip_ansi_escapes::strip(spaced)).into_owned();
+    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
 }
 
 /// `exit code 1`, `killed by signal 9`, `timed out`.
@@ -93,6 +99,11 @@ mod tests {
         tail.push(Output::Stderr(b"\n\x1b[31mred\x1b[0m\r\nlast \x07bell\n"));
         assert_eq!(tail.lines(2), "red\nlast bell");
         assert!(tail.bytes.len() <= TAIL_BYTES);
+    }
+
+    #[test]
+    fn a_tab_stays_a_gap() {
+        assert_eq!(clean(b"ok\texample\t0.1s"), "ok    example    0.1s");
     }
 
     #[test]

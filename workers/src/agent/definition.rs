@@ -298,7 +298,7 @@ mod tests {
         insta::assert_snapshot!(wrong("comand = [\"x\"]"), @"The agent definition mine.toml cannot be used: line 1, column 1: there is no `comand`; did you mean `command`?");
         insta::assert_snapshot!(wrong("prompt = \"stdin\""), @"The agent definition mine.toml cannot be used: `command` is missing; write the program and its arguments as a list");
         insta::assert_snapshot!(wrong("command = [\"x\"]\nevents = \"cladue\""), @"The agent definition mine.toml cannot be used: line 2, column 10: there is no `cladue`; did you mean `claude`?");
-        insta::assert_snapshot!(wrong("command = [\"x\", \"{{ promt }}\"]"), @"The agent definition mine.toml cannot be used: line 1, column 17: {{ promt }} is no placeholder; did you mean `prompt`?");
+        insta::assert_snapshot!(wrong("command = [\"x\", \"{{ promt }}\"]"), @"The agent definition mine.toml cannot be used: line 1, column 11: {{ promt }} is no placeholder; did you mean `prompt`?");
         insta::assert_snapshot!(wrong("command = [\"{{ prompt }}\"]"), @r#"The agent definition mine.toml cannot be used: `command` uses {{ prompt }}, but `prompt` is "stdin"; write "argument" or "file""#);
         insta::assert_snapshot!(wrong("command = [\"x\"]\nprompt = \"file\""), @"The agent definition mine.toml cannot be used: `command` does not use {{ prompt }}, so the agent would not get its prompt");
         insta::assert_snapshot!(wrong("command = [\"x\", \"{{ session }}\"]"), @"The agent definition mine.toml cannot be used: `command` uses {{ session }}, which has a value only in `resume`");
