@@ -121,8 +121,8 @@ codes! {
     ImageNeedsEngine = "E016", Configuration, 5, "Start a Docker engine, or accept the host's tools with --sandbox namespace.";
     /// A resource that the task asks for, such as a GPU, is not on this worker.
     ResourceMissing = "E017", Configuration, 5, "Remove the requirement from `.onramp.toml`, or run a worker that has it.";
-    /// The repository has something that cannot be carried exactly: SHA-256 object ids, a shallow or damaged history, a tree beyond all limits.
-    RepositoryUnsupported = "E018", Configuration, 2, "What it is stands above; use a full clone with SHA-1 object ids.";
+    /// The repository has something that cannot be carried exactly: SHA-256 object ids, damaged objects, a tree beyond all limits.
+    RepositoryUnsupported = "E018", Configuration, 2, "What it is stands above; a repository with SHA-1 object ids that passes `git fsck` can be used.";
     /// No agent of that name is known.
     UnknownAgent = "E020", Configuration, 2, "Use one of the names listed above, or add templates for it in the agents directory.";
     /// The agent ended with an error.

@@ -220,3 +220,256 @@ pub(crate) fn init_libgit2() -> Result<(), Failure> {
     });
     done.as_ref().map(|()| ()).map_err(|error| Failure::internal("git cannot be set up").detail(error.clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::{
+        fixture::{Scratch, git, git_with, raw},
+        *,
+    };
+    use crate::sandbox::FileKind;
+
+    #[tokio::test]
+    async fn a_mirror_follows_its_remote_even_where_names_trade_places() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        scratch.git(&["branch", "topic"]);
+        scratch.git(&["branch", "gone"]);
+        let (mirror, base) = scratch.checkout(None).await.unwrap();
+        assert_eq!(base.branch.unwrap().as_str(), "main");
+        scratch.git(&["branch", "-D", "gone"]);
+        scratch.git(&["branch", "-m", "topic", "topic/deeper"]);
+        scratch.write("a.txt", b"2");
+        let second = scratch.commit("Second");
+        let (_, base) = scratch.checkout(None).await.unwrap();
+        assert_eq!(base.commit.as_str(), second);
+        let heads = git(mirror.path(), &["for-each-ref", "--format=%(refname)", "refs/heads"]);
+        assert_eq!(heads, "refs/heads/main\nrefs/heads/topic/deeper");
+        assert_eq!(mirror.file(&base.commit, "a.txt").await.unwrap().unwrap(), b"2");
+        assert_eq!(mirror.file(&base.commit, "b.txt").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_local_base_may_be_any_revision() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let first = scratch.git(&["rev-parse", "HEAD"]);
+        scratch.git(&["tag", "-a", "-m", "x", "v1"]);
+        scratch.git(&["update-ref", "refs/remotes/origin/dev", "HEAD"]);
+        scratch.write("a.txt", b"2");
+        let second = scratch.commit("Second");
+        for (base, commit, branch) in [
+            (None, &second, Some("main")),
+            (Some("HEAD"), &second, Some("main")),
+            (Some("main"), &second, Some("main")),
+            (Some("HEAD~1"), &first, None),
+            (Some("main^"), &first, None),
+            (Some("v1"), &first, None),
+            (Some("origin/dev"), &first, None),
+            (Some(&first[..10]), &first, None),
+        ] {
+            let (_, found) = scratch.checkout(base).await.unwrap();
+            assert_eq!(
+                (found.commit.as_str(), found.branch.as_ref().map(|b| b.as_str())),
+                (commit.as_str(), branch),
+                "{base:?}"
+            );
+        }
+        scratch.git(&["checkout", "-q", "--detach", &first]);
+        let (_, found) = scratch.checkout(None).await.unwrap();
+        assert_eq!((found.commit.as_str(), found.branch), (first.as_str(), None));
+    }
+
+    #[tokio::test]
+    async fn a_linked_worktree_is_a_repository() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        scratch.git(&["worktree", "add", "-q", "-b", "side", "../linked"]);
+        let linked = Remote { url: scratch.dir.path().join("linked").to_str().unwrap().into(), token: None };
+        let (_, base) =
+            Mirror::checkout(&scratch.dir.path().join("m"), &"a/b".parse().unwrap(), &linked, None).await.unwrap();
+        assert_eq!(base.branch.unwrap().as_str(), "side");
+    }
+
+    #[tokio::test]
+    async fn a_base_that_is_not_there_is_refused_with_the_nearest_name() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let failure = scratch.checkout(Some("mian")).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E004");
+        assert!(failure.message.starts_with("There is no branch or revision \"mian\" in "), "{}", failure.message);
+        assert_eq!(failure.next_step, "Did you mean main? Name a branch that exists with --base.");
+        let failure = Scratch::empty().checkout(None).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E004");
+        assert!(failure.message.ends_with("has no commit yet"), "{}", failure.message);
+        assert_eq!(Scratch::empty().checkout(Some("main")).await.unwrap_err().code.as_str(), "E004");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_no_repository_is_refused() {
+        let scratch = Scratch::with(&[("sub/a.txt", "1")]);
+        let at = |path: &str| {
+            let url = scratch.dir.path().join(path).to_str().unwrap().to_owned();
+            let (root, remote) = (scratch.dir.path().join("m"), Remote { url, token: None });
+            async move { Mirror::checkout(&root, &"a/b".parse().unwrap(), &remote, None).await.unwrap_err() }
+        };
+        for (path, message) in [("nowhere", "There is nothing at "), ("work/sub", ""), ("work/sub/a.txt", ""), ("", "")]
+        {
+            let failure = at(path).await;
+            assert_eq!(failure.code.as_str(), "E002", "{path}: {failure:?}");
+            assert!(failure.message.starts_with(message), "{}", failure.message);
+        }
+        let top = format!("Use --repo {}", scratch.path().display());
+        assert_eq!(at("work/sub").await.next_step, top);
+        let odd = Remote { url: "ext::sh -c touch% /tmp/x".into(), token: None };
+        assert!(Mirror::checkout(scratch.dir.path(), &"a/b".parse().unwrap(), &odd, None).await.is_err());
+        let odd = Remote { url: "ssh://git@example.org/a/b".into(), token: None };
+        let failure = Mirror::checkout(scratch.dir.path(), &"a/b".parse().unwrap(), &odd, None).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E003");
+    }
+
+    #[tokio::test]
+    async fn a_shallow_checkout_is_followed() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        scratch.write("a.txt", b"2");
+        scratch.commit("Second");
+        let url = format!("file://{}", scratch.path().display());
+        git(scratch.dir.path(), &["clone", "-q", "--depth", "1", &url, "shallow"]);
+        let shallow = scratch.dir.path().join("shallow");
+        let remote = Remote { url: shallow.to_str().unwrap().to_owned(), token: None };
+        let root = scratch.dir.path().join("m");
+        for n in 0..3 {
+            std::fs::write(shallow.join("a.txt"), format!("new {n}")).unwrap();
+            git(&shallow, &["commit", "-q", "-a", "-m", "More"]);
+            let (mirror, base) = Mirror::checkout(&root, &"a/b".parse().unwrap(), &remote, None).await.unwrap();
+            assert_eq!(base.commit.as_str(), git(&shallow, &["rev-parse", "HEAD"]));
+            assert_eq!(mirror.file(&base.commit, "a.txt").await.unwrap().unwrap(), format!("new {n}").as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_carried_is_refused_by_name() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let refused = |name: &str| {
+            let url = scratch.dir.path().join(name).to_str().unwrap().to_owned();
+            let (root, remote) = (scratch.dir.path().join("m"), Remote { url, token: None });
+            async move { Mirror::checkout(&root, &"a/b".parse().unwrap(), &remote, None).await.unwrap_err() }
+        };
+        git(scratch.dir.path(), &["init", "-q", "--object-format=sha256", "sha256"]);
+        let failure = refused("sha256").await;
+        assert_eq!((failure.code.as_str(), failure.message.contains("SHA-256")), ("E018", true), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn files_come_with_their_exact_names_kinds_and_bytes() {
+        let scratch = Scratch::with(&[("run.sh", "#!/bin/sh\n"), (".gitattributes", "* text=auto eol=lf\n")]);
+        scratch.make_executable("run.sh");
+        scratch.write("crlf.bin", b"a\r\nb\0");
+        scratch.write(raw(b"odd/\xff\xfe \n\x1b"), b"");
+        scratch.write("lfs.bin", b"version https://git-lfs.github.com/spec/v1\n");
+        symlink("/etc/passwd", scratch.path().join("link")).unwrap();
+        let first = scratch.git(&["rev-parse", "HEAD"]);
+        scratch.git(&["add", "-A"]);
+        scratch.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{first},module")]);
+        scratch.git(&["commit", "-q", "-m", "Odd"]);
+        let (mirror, base) = scratch.checkout(None).await.unwrap();
+        let files = mirror.files(&base.commit).await.unwrap();
+        let seen: Vec<(&[u8], FileKind, &[u8])> =
+            files.iter().map(|file| (file.path.as_slice(), file.kind, file.bytes.as_slice())).collect();
+        let expected: [(&[u8], FileKind, &[u8]); 6] = [
+            (b".gitattributes", FileKind::Regular, b"* text=auto eol=lf\n"),
+            (b"crlf.bin", FileKind::Regular, b"a\r\nb\0"),
+            (b"lfs.bin", FileKind::Regular, b"version https://git-lfs.github.com/spec/v1\n"),
+            (b"link", FileKind::Symlink, b"/etc/passwd"),
+            (b"odd/\xff\xfe \n\x1b", FileKind::Regular, b""),
+            (b"run.sh", FileKind::Executable, b"#!/bin/sh\n"),
+        ];
+        assert_eq!(seen, expected);
+        let tree = scratch.git(&["rev-parse", "HEAD^{tree}"]).parse().unwrap();
+        assert_eq!(mirror.tree_files(&tree).await.unwrap(), files);
+        assert_eq!(mirror.file(&base.commit, "module").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_unfolds_beyond_all_limits_is_refused_early() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let dir = scratch.path();
+        let blob = scratch.git(&["rev-parse", "HEAD:a.txt"]);
+        let lines = |mode: &str, kind: &str, id: &str| -> String {
+            (0..20).map(|n| format!("{mode} {kind} {id}\tn{n:02}\n")).collect()
+        };
+        let mktree =
+            |input: &str| String::from_utf8(git_with(&dir, &["mktree"], input.as_bytes())).unwrap().trim().to_owned();
+        let mut tree = mktree(&lines("100644", "blob", &blob));
+        for _ in 0..7 {
+            tree = mktree(&lines("040000", "tree", &tree));
+        }
+        let bomb = scratch.git(&["commit-tree", "-m", "bomb", &tree]);
+        scratch.git(&["update-ref", "refs/heads/bomb", &bomb]);
+        let mut deep = mktree(&lines("100644", "blob", &blob));
+        for _ in 0..250 {
+            deep = mktree(&format!("040000 tree {deep}\td\n"));
+        }
+        let deep = scratch.git(&["commit-tree", "-m", "deep", &deep]);
+        scratch.git(&["update-ref", "refs/heads/deep", &deep]);
+        for (branch, words) in [("bomb", "more than 500000 files"), ("deep", "more than 200 levels")] {
+            let (mirror, base) = scratch.checkout(Some(branch)).await.unwrap();
+            let failure = mirror.files(&base.commit).await.unwrap_err();
+            assert_eq!(failure.code.as_str(), "E018");
+            assert!(failure.message.contains(words), "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_evil_name_in_the_base_is_refused() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let blob = scratch.git(&["rev-parse", "HEAD:a.txt"]);
+        let tree = git_with(&scratch.path(), &["mktree"], format!("100644 blob {blob}\tgit~1\n").as_bytes());
+        let tree = String::from_utf8(tree).unwrap();
+        let commit = scratch.git(&["commit-tree", "-m", "evil", tree.trim()]);
+        scratch.git(&["update-ref", "refs/heads/evil", &commit]);
+        let (mirror, base) = scratch.checkout(Some("evil")).await.unwrap();
+        let failure = mirror.files(&base.commit).await.unwrap_err();
+        assert_eq!(
+            failure.message,
+            "The repository holds `git~1`, a name that some systems take for git's own directory"
+        );
+    }
+
+    #[tokio::test]
+    async fn tasks_of_one_repository_take_turns_at_its_mirror() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let found = futures_util::future::join_all((0..8).map(|_| scratch.checkout(None))).await;
+        let commits: Vec<CommitSha> = found.into_iter().map(|found| found.unwrap().1.commit).collect();
+        assert!(commits.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[tokio::test]
+    async fn nothing_that_a_repository_configures_runs_on_the_host() {
+        let scratch = Scratch::with(&[("a.txt", "1"), (".gitattributes", "* filter=evil diff=evil\n")]);
+        let canary = scratch.dir.path().join("canary");
+        let touch = format!("touch {}", canary.display());
+        for key in [
+            "core.fsmonitor",
+            "core.sshCommand",
+            "filter.evil.clean",
+            "filter.evil.smudge",
+            "filter.evil.process",
+            "diff.evil.textconv",
+            "diff.external",
+            "credential.helper",
+            "gpg.program",
+            "core.pager",
+            "uploadpack.packObjectsHook",
+        ] {
+            scratch.git(&["config", key, &touch]);
+        }
+        scratch.git(&["config", "core.hooksPath", scratch.dir.path().to_str().unwrap()]);
+        for hook in ["post-checkout", "reference-transaction", "pre-commit", "post-merge"] {
+            let path = scratch.dir.path().join(hook);
+            std::fs::write(&path, format!("#!/bin/sh\n{touch}\n")).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let (mirror, base) = scratch.checkout(None).await.unwrap();
+        assert_eq!(mirror.files(&base.commit).await.unwrap().len(), 2);
+        assert!(!canary.exists());
+    }
+}

@@ -114,8 +114,8 @@ impl Patch {
     ) -> Result<Self, Failure> {
         sandbox.kill_all().await.map_err(sandbox_failure)?;
         let changed = sandbox.changes().await.map_err(sandbox_failure)?;
-        let tree = base_of(mirror, base).await?;
-        let entries = extract::decide(&tree, changed, limits, |paths, max_bytes| sandbox.get(paths, max_bytes)).await?;
+        let tree = Arc::new(base_of(mirror, base).await?);
+        let entries = extract::decide(tree, changed, limits, |paths, max_bytes| sandbox.get(paths, max_bytes)).await?;
         Self::new(base.clone(), entries)
     }
 

@@ -292,12 +292,6 @@ pub(crate) fn failure(error: &git2::Error, remote: &Remote, call: &Call) -> Fail
     if !remote.is_local() {
         return Failure::new(Code::ForgeUnavailable, format!("Git could not work with {place}")).detail(text);
     }
-    let git_dir = remote.local_path().join(".git");
-    if git_dir.join("shallow").exists() || remote.local_path().join("shallow").exists() {
-        return unsupported(format!("The history of {place} is shallow"))
-            .next("Complete it with `git fetch --unshallow`, then ask again.")
-            .detail(text);
-    }
     if error.code() == ErrorCode::Owner || text.contains("not owned by") {
         return Failure::new(Code::NotARepository, format!("The repository {place} belongs to another user"))
             .next("Run as the user who owns it, or use a clone of your own.")

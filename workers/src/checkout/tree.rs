@@ -13,7 +13,7 @@ use crate::{
 /// Files that a workspace may have.
 const MAX_FILES: usize = 500_000;
 /// Directories below one another that a workspace may have.
-const MAX_DEPTH: usize = 200;
+pub(crate) const MAX_DEPTH: usize = 200;
 /// Bytes that a workspace may have: they travel through memory.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -36,19 +36,19 @@ pub(crate) fn flatten(repo: &Repository, tree: &Tree<'_>) -> Result<BTreeMap<Vec
     Ok(entries)
 }
 
-/// Every file of a tree with its bytes, in git's order.
+/// Every file of a tree with its bytes, in git's order. All names are seen before the first byte is read.
 pub(super) fn files(repo: &Repository, tree: &Tree<'_>) -> Result<Vec<TreeFile>, Failure> {
-    let odb = repo.odb().map_err(Failure::internal)?;
-    let mut files = Vec::new();
-    let mut left = MAX_BYTES;
+    let mut found = Vec::new();
     walk(repo, tree, &mut |path, entry| {
         if let Entry::File(kind, id) = entry {
-            let bytes = blob(&odb, id, &mut left)?;
-            files.push(TreeFile { path, kind, bytes });
+            found.push((path, kind, id));
         }
         Ok(())
     })?;
-    Ok(files)
+    let odb = repo.odb().map_err(Failure::internal)?;
+    let mut left = MAX_BYTES;
+    let read = |(path, kind, id)| Ok(TreeFile { path, kind, bytes: blob(&odb, id, &mut left)? });
+    found.into_iter().map(read).collect()
 }
 
 /// One file of a tree. A symbolic link is not followed: its target is the content.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    sync::Arc,
 };
 
 use git2::{ObjectType, Oid};
@@ -15,7 +16,10 @@ use super::{
     names,
 };
 use crate::{
-    checkout::tree::Entry,
+    checkout::{
+        blocking,
+        tree::{Entry, MAX_DEPTH},
+    },
     run::sandbox_failure,
     sandbox::{ChangedPath, FileKind, Found, SandboxError, TreeFile},
 };
@@ -37,7 +41,7 @@ pub(super) struct BaseTree {
 
 /// Which of the claimed changes are changes. `read(paths, max_bytes)` reads files of the frozen workspace.
 pub(super) async fn decide<F>(
-    base: &BaseTree,
+    base: Arc<BaseTree>,
     changed: Vec<ChangedPath>,
     limits: ExtractLimits,
     read: impl Fn(Vec<Vec<u8>>, u64) -> F,
@@ -45,11 +49,13 @@ pub(super) async fn decide<F>(
 where
     F: Future<Output = Result<Vec<TreeFile>, SandboxError>> + Send,
 {
-    let changed = claims(changed);
-    let mut rules = current_rules(base, &changed, &read).await?;
-    let Sorted { deleted, suspects } = sort_out(base, &changed, &mut rules)?;
-    let written = read_changed(base, &deleted, suspects, limits, &read).await?;
-    Ok(assemble(base, deleted, written))
+    let changed = Arc::new(claims(changed));
+    let rules = current_rules(&base, &changed, &read).await?;
+    let known = base.clone();
+    // Matching rules may take a while, so it does not happen on an async thread.
+    let Sorted { deleted, suspects } = blocking(move || sort_out(&known, &changed, rules)).await?;
+    let written = read_changed(&base, &deleted, suspects, limits, &read).await?;
+    Ok(assemble(&base, deleted, written))
 }
 
 /// By path, without the workspace's own git directory: whatever an agent did there is no part of the change.
@@ -68,25 +74,34 @@ async fn current_rules<F>(
 where
     F: Future<Output = Result<Vec<TreeFile>, SandboxError>> + Send,
 {
-    let mut rules = Rules::default();
+    let mut rules = Rules::new();
     for (path, content) in base.rules.iter().filter(|(path, _)| !changed.contains_key(path)) {
-        rules.set(parent(path), Some(content));
+        rules.set(path, content)?;
     }
-    let mut by_depth: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+    let mut by_depth: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
     for (path, now) in changed {
         let is_rule_file = path.rsplit(|byte| *byte == b'/').next() == Some(FILE_NAME);
         if is_rule_file && matches!(now, Found::File(FileKind::Regular | FileKind::Executable, _)) {
-            by_depth.entry(path.iter().filter(|byte| **byte == b'/').count()).or_default().push(path);
+            by_depth.entry(path.iter().filter(|byte| **byte == b'/').count()).or_default().push(path.clone());
         }
     }
     for paths in by_depth.into_values() {
-        let wanted: Vec<Vec<u8>> =
-            paths.into_iter().filter(|path| !rules.ignores_directory(parent(path))).map(<[u8]>::to_vec).collect();
+        let (back, wanted) = blocking(move || {
+            let mut wanted = Vec::new();
+            for path in paths {
+                if !rules.ignores_directory(parent(&path))? {
+                    wanted.push(path);
+                }
+            }
+            Ok((rules, wanted))
+        })
+        .await?;
+        rules = back;
         if wanted.is_empty() {
             continue;
         }
         for file in read_exactly(read, wanted, MAX_RULES_BYTES).await? {
-            rules.set(parent(&file.path), Some(&file.bytes));
+            rules.set(&file.path, &file.bytes)?;
         }
     }
     Ok(rules)
@@ -98,7 +113,7 @@ struct Sorted {
     suspects: Vec<(Vec<u8>, u64)>,
 }
 
-fn sort_out(base: &BaseTree, changed: &BTreeMap<Vec<u8>, Found>, rules: &mut Rules) -> Result<Sorted, Failure> {
+fn sort_out(base: &BaseTree, changed: &BTreeMap<Vec<u8>, Found>, mut rules: Rules) -> Result<Sorted, Failure> {
     let mut sorted = Sorted { deleted: BTreeSet::new(), suspects: Vec::new() };
     for (path, now) in changed {
         let tracked = base.entries.get(path);
@@ -113,9 +128,12 @@ fn sort_out(base: &BaseTree, changed: &BTreeMap<Vec<u8>, Found>, rules: &mut Rul
             Found::File(_, size) => Some(*size),
             Found::Special | Found::NestedRepository => None,
         };
+        if path.iter().filter(|byte| **byte == b'/').count() > MAX_DEPTH {
+            return Err(names::refused(path, "a path with too many levels of directories"));
+        }
         let is_directory = *now == Found::NestedRepository;
         let holds_tracked = is_directory && below(base, path).next().is_some();
-        if tracked.is_none() && !holds_tracked && rules.ignores(path, is_directory) {
+        if tracked.is_none() && !holds_tracked && rules.ignores(path, is_directory)? {
             continue;
         }
         names::check(path)?;
