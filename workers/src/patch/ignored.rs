@@ -505,7 +505,7 @@ mod tests {
         ]);
         let line = prop::collection::vec(piece, 1..6).prop_map(|pieces| pieces.concat());
         let file = prop::collection::vec(line, 0..4).prop_map(|lines| lines.join("\n"));
-        let config = Config { failure_persistence: None, ..Config::with_cases(400) };
+        let config = Config { failure_persistence: None, ..Config::with_cases(150) };
         proptest!(config, |(top in file.clone(), inner in file)| {
             let git = by_git(&scratch, PATHS, top.as_bytes(), inner.as_bytes());
             prop_assert_eq!(by_us(PATHS, top.as_bytes(), inner.as_bytes()), git, "{:?} and {:?}", top, inner);
