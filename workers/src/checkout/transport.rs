@@ -395,3 +395,119 @@ fn broke_off(call: &Call, error: &io::Error) -> io::Error {
 fn to_git(error: io::Error) -> git2::Error {
     git2::Error::new(git2::ErrorCode::GenericError, git2::ErrorClass::Net, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tasks::Failure;
+
+    use super::*;
+    use crate::checkout::{
+        Base, Mirror, Remote,
+        fixture::{HttpGit, Manners, Scratch, git},
+    };
+
+    const TOKEN: &str = "s3cr3t-token";
+
+    async fn clone(scratch: &Scratch, remote: &Remote) -> Result<(Mirror, Base), Failure> {
+        Mirror::checkout(&scratch.dir.path().join("m"), &"acme/web".parse().unwrap(), remote, None).await
+    }
+
+    fn contains(dir: &Path, needle: &str) -> bool {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.into_iter().any(|path| {
+            if path.is_dir() {
+                contains(&path, needle)
+            } else {
+                std::fs::read(path).unwrap().windows(needle.len()).any(|part| part == needle.as_bytes())
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn a_repository_comes_over_http_with_a_token_that_stays_nowhere() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        for n in 0..50 {
+            scratch.write(format!("dir/{n}.txt"), n.to_string().repeat(5000).as_bytes());
+        }
+        scratch.commit("More");
+        let server = HttpGit::serve(scratch.dir.path(), Manners { token: Some(TOKEN), ..Manners::default() });
+        let remote = server.remote("work/.git", Some(TOKEN));
+        let (mirror, base) = clone(&scratch, &remote).await.unwrap();
+        assert_eq!(base.branch.unwrap().as_str(), "main");
+        assert_eq!(mirror.files(&base.commit).await.unwrap().len(), 51);
+        scratch.write("a.txt", b"2");
+        let next = scratch.commit("Next");
+        let (_, base) = clone(&scratch, &remote).await.unwrap();
+        assert_eq!(base.commit.as_str(), next);
+        assert!(!contains(&scratch.dir.path().join("m"), TOKEN));
+        assert!(!server.heard.lock().unwrap().iter().any(|head| head.contains(TOKEN)), "only encoded, in one header");
+        assert_eq!(git(mirror.path(), &["fsck", "--full"]), "");
+    }
+
+    #[tokio::test]
+    async fn what_a_server_refuses_says_who_has_to_act() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let root = scratch.dir.path();
+        let server = HttpGit::serve(root, Manners { token: Some(TOKEN), ..Manners::default() });
+        let always = |head: &str| HttpGit::serve(root, Manners { always: Some(head.into()), ..Manners::default() });
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let cases = [
+            (server.remote("work/.git", Some("wrong-s3cr3t")), "E050"),
+            (server.remote("work/.git", None), "E003"),
+            (server.remote("nowhere", Some(TOKEN)), "E003"),
+            (always("403 Forbidden\r\n").remote("x", Some(TOKEN)), "E050"),
+            (always("500 Internal Server Error\r\n").remote("x", Some(TOKEN)), "E054"),
+            (always("429 Too Many Requests\r\n").remote("x", Some(TOKEN)), "E054"),
+            (always("200 OK\r\ncontent-type: text/html\r\n").remote("x", Some(TOKEN)), "E003"),
+            (
+                always("302 Found\r\nlocation: /x/info/refs?service=git-upload-pack\r\n").remote("x", Some(TOKEN)),
+                "E003",
+            ),
+            (Remote { url: format!("http://{gone}/x"), token: Some(TOKEN.into()) }, "E054"),
+        ];
+        for (remote, code) in cases {
+            let failure = clone(&scratch, &remote).await.unwrap_err();
+            assert_eq!(failure.code.as_str(), code, "{failure:?}");
+            assert!(!format!("{failure:?}").contains("s3cr3t"), "{failure:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_followed_within_a_host_and_never_to_another() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let manners = Manners { token: Some(TOKEN), moved_from: Some("/old"), ..Manners::default() };
+        let server = HttpGit::serve(scratch.dir.path(), manners);
+        clone(&scratch, &server.remote("old/work/.git", Some(TOKEN))).await.unwrap();
+
+        let other = HttpGit::serve(scratch.dir.path(), Manners::default());
+        let away =
+            format!("301 Moved Permanently\r\nlocation: {}/work/.git/info/refs?service=git-upload-pack\r\n", other.url);
+        let server = HttpGit::serve(scratch.dir.path(), Manners { always: Some(away), ..Manners::default() });
+        let failure = clone(&scratch, &server.remote("x", Some(TOKEN))).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E003");
+        assert!(failure.message.contains("never sent to another host"), "{}", failure.message);
+        assert!(other.heard.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_given_up() {
+        let scratch = Scratch::with(&[("a.txt", "1")]);
+        let server = HttpGit::serve(scratch.dir.path(), Manners { hangs: true, ..Manners::default() });
+        crate::checkout::init_libgit2().unwrap();
+        let repo = git2::Repository::init_bare(scratch.dir.path().join("bare")).unwrap();
+        let call = Call::new(None, Duration::from_millis(300));
+        let remote = server.remote("x", None);
+        let mut handle = repo.remote_anonymous(&remote.url).unwrap();
+        let error = call.enter(|| handle.connect(git2::Direction::Fetch)).unwrap_err();
+        let failure = crate::checkout::fetch::failure(&error, &remote, &call);
+        assert_eq!((failure.code.as_str(), failure.message.ends_with("in time")), ("E054", true), "{failure:?}");
+    }
+
+    #[test]
+    fn a_shown_url_has_no_password() {
+        assert_eq!(shown_url("https://u:p4ss@example.org/a/b?x=y"), "https://example.org/a/b");
+        assert_eq!(shown_url("/home/ada/web"), "/home/ada/web");
+    }
+}
