@@ -156,3 +156,16 @@ fn grouped(n: u64) -> String {
         digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into()).collect();
     groups.join(",")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!([1, 999, 1000, 1_234_567].map(grouped), ["1", "999", "1,000", "1,234,567"]);
+        let usage = TokenUsage { input: Some(12_345), output: None, cost_microusd: None };
+        assert_eq!(tokens(usage).as_deref(), Some("12,345 in"));
+        assert_eq!(tokens(TokenUsage::default()), None);
+    }
+}

@@ -340,3 +340,114 @@ fn unwritable(error: io::Error) -> Failure {
         .next("Check that its directory exists, is writable and has space.")
         .detail(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkout::Mirror, sandbox::FileKind};
+
+    fn repo() -> RepoName {
+        "acme/web".parse().unwrap()
+    }
+
+    async fn forge(dir: &Path) -> (LocalForge, CommitSha) {
+        let forge = LocalForge::new(dir);
+        let file = |path: &str, kind| TreeFile { path: path.into(), kind, bytes: b"x\n".to_vec() };
+        let files = [file("src/b.sh", FileKind::Executable), file("a.txt", FileKind::Regular)];
+        let head = forge.create_repository(&repo(), &files, "First").await.unwrap();
+        (forge, head)
+    }
+
+    fn new<'a>(
+        branch: &'a BranchName,
+        base: &'a BranchName,
+        head: &'a CommitSha,
+        repo: &'a RepoName,
+    ) -> NewPullRequest<'a> {
+        NewPullRequest {
+            repo,
+            branch,
+            head,
+            base,
+            title: "Fix",
+            body: "Body",
+            draft: false,
+            labels: &[],
+            reviewers: &[],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repository_can_be_made_and_checked_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (forge, head) = forge(dir.path()).await;
+        assert_eq!(forge.default_branch(&repo()).await.unwrap().as_str(), "main");
+        let remote = forge.remote(&repo()).await.unwrap();
+        let (mirror, base) = Mirror::checkout(&dir.path().join("m"), &repo(), &remote, None).await.unwrap();
+        assert_eq!(base.commit, head);
+        let files = mirror.files(&head).await.unwrap();
+        assert_eq!(files.iter().map(|file| file.path.as_slice()).collect::<Vec<_>>(), [&b"a.txt"[..], b"src/b.sh"]);
+        assert!(forge.create_repository(&repo(), &[], "Again").await.is_err());
+        let failure = forge.remote(&"acme/nothing".parse().unwrap()).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E003");
+    }
+
+    #[tokio::test]
+    async fn a_pull_request_is_opened_once_and_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let (forge, head) = forge(dir.path()).await;
+        let (main, other, repo) = ("main".parse().unwrap(), "onramp/x".parse().unwrap(), repo());
+        let issue = forge.create_issue(&repo, "It fails", "See below", "ada").await.unwrap();
+        let failure = forge.pull_request(new(&other, &main, &head, &repo)).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E053", "the branch is not pushed");
+        let first = forge.pull_request(new(&main, &main, &head, &repo)).await.unwrap();
+        let again =
+            forge.pull_request(NewPullRequest { body: "Better", ..new(&main, &main, &head, &repo) }).await.unwrap();
+        assert_eq!((issue, first.number, again.number), (1, 2, 2));
+        assert!(first.url.starts_with("file:///") && first.url.ends_with("/acme/web/pulls/2.md"), "{}", first.url);
+        let text = forge.pull_request_text(&repo, 2).await.unwrap();
+        assert_eq!(text, format!("# Fix (#2)\n\n`main` into `main` at {}\n\nBetter\n", head.short()));
+    }
+
+    #[tokio::test]
+    async fn a_status_comment_is_edited_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (forge, _) = forge(dir.path()).await;
+        for body in ["running <!-- t1 -->", "done <!-- t1 -->"] {
+            forge.status_comment(&repo(), 7, "<!-- t1 -->", body).await.unwrap();
+        }
+        forge.status_comment(&repo(), 7, "<!-- t2 -->", "other <!-- t2 -->").await.unwrap();
+        let text = fs::read_to_string(dir.path().join("acme/web/issues/7.md")).unwrap();
+        assert_eq!(text.matches("<!-- t1 -->").count(), 1);
+        assert!(text.contains("done") && text.contains("other") && !text.contains("running"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn permissions_come_from_the_file_and_default_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let (forge, _) = forge(dir.path()).await;
+        let asked = |login: &str| {
+            let (forge, actor) = (forge.clone(), Actor { login: login.into(), id: None });
+            async move { forge.permission(&repo(), &actor).await.unwrap() }
+        };
+        assert_eq!(asked("ada").await, Permission::Write);
+        fs::write(dir.path().join("acme/web/collaborators.json"), r#"{"ada": "admin", "bob": "read"}"#).unwrap();
+        assert_eq!(
+            (asked("ada").await, asked("bob").await, asked("eve").await),
+            (Permission::Admin, Permission::Read, Permission::None)
+        );
+        fs::write(dir.path().join("acme/web/collaborators.json"), "nonsense").unwrap();
+        assert!(forge.permission(&repo(), &Actor { login: "ada".into(), id: None }).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn numbers_are_given_once_however_many_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let (forge, _) = forge(dir.path()).await;
+        let repo = repo();
+        let numbers = futures_util::future::join_all((0..20).map(|_| forge.create_issue(&repo, "t", "b", "ada"))).await;
+        let mut numbers: Vec<u64> = numbers.into_iter().map(Result::unwrap).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
+    }
+}

@@ -206,7 +206,216 @@ fn failure(error: &git2::Error, remote: &Remote, push: &Push, call: &Call) -> Fa
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
+    use crate::{
+        checkout::{
+            Mirror,
+            fixture::{HttpGit, Manners, Scratch, git},
+        },
+        patch::{Patch, PatchEntry},
+        sandbox::{FileKind, TreeFile},
+    };
+
+    /// A forge with one bare repository, and a mirror of it with a change.
+    struct Road {
+        scratch: Scratch,
+        remote: Remote,
+        mirror: Mirror,
+        push: Push,
+    }
+
+    impl Road {
+        async fn new(manners: Option<Manners>) -> Self {
+            let scratch = Scratch::with(&[("a.txt", "1")]);
+            git(scratch.dir.path(), &["clone", "-q", "--bare", "work", "web.git"]);
+            git(&scratch.dir.path().join("web.git"), &["config", "http.receivepack", "true"]);
+            let remote = match manners {
+                Some(manners) => HttpGit::serve(scratch.dir.path(), manners).remote("web.git", Some("t0ken")),
+                None => Remote { url: scratch.dir.path().join("web.git").to_str().unwrap().into(), token: None },
+            };
+            let root = scratch.dir.path().join("mirrors");
+            let (mirror, base) = Mirror::checkout(&root, &"acme/web".parse().unwrap(), &remote, None).await.unwrap();
+            let push = Push {
+                branch: "onramp/1-fix-a1b2c3d4".parse().unwrap(),
+                base: base.commit,
+                tree: "0".repeat(40).parse().unwrap(),
+                message: "Fix it\n\nFixes: #1\n".into(),
+                task: "0190a0b0c0d0700080009000a1b2c3d4".into(),
+                identity: Identity { name: "Onramp".into(), email: "onramp@example.org".into() },
+                now: Timestamp::from_timestamp(1_790_000_000, 0).unwrap(),
+            };
+            let mut road = Self { scratch, remote, mirror, push };
+            road.want(b"2").await;
+            road
+        }
+
+        /// Wants this content of the one file on the branch.
+        async fn want(&mut self, bytes: &[u8]) {
+            let file = TreeFile { path: b"a.txt".to_vec(), kind: FileKind::Regular, bytes: bytes.to_vec() };
+            let patch = Patch::new(self.push.base.clone(), vec![PatchEntry::Write(file)]).unwrap();
+            self.push.tree = patch.onto(&self.mirror).await.unwrap().tree().clone();
+        }
+
+        async fn push(&self) -> Result<CommitSha, Failure> {
+            let (remote, wanted) = (self.remote.clone(), self.push.clone());
+            let call = Call::new(remote.token.clone(), PUSH_TIMEOUT);
+            self.mirror.read(move |repo| push(repo, &remote, &wanted, &call)).await
+        }
+
+        fn at_forge(&self, args: &[&str]) -> String {
+            git(&self.scratch.dir.path().join("web.git"), args)
+        }
+
+        fn head(&self) -> String {
+            self.at_forge(&["rev-parse", self.push.branch.as_str()])
+        }
+
+        /// Somebody else puts a commit onto the branch.
+        fn interfere(&self, args: &[&str]) {
+            let clone = self.scratch.dir.path().join("theirs");
+            git(self.scratch.dir.path(), &["clone", "-q", "-b", self.push.branch.as_str(), "web.git", "theirs"]);
+            git(&clone, args);
+            git(&clone, &["push", "-q", "-f", "origin", "HEAD"]);
+        }
+
+        fn hook(&self, name: &str, script: &str) {
+            let path = self.scratch.dir.path().join("web.git/hooks").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn with_token() -> Option<Manners> {
+        Some(Manners { token: Some("t0ken"), ..Manners::default() })
+    }
+
+    #[tokio::test]
+    async fn the_pushed_commit_is_the_tree_on_its_base_by_us() {
+        for manners in [None, with_token()] {
+            let road = Road::new(manners).await;
+            let commit = road.push().await.unwrap();
+            assert_eq!(road.head(), commit.as_str());
+            let text = road.at_forge(&["cat-file", "commit", commit.as_str()]);
+            let (tree, base) = (&road.push.tree, &road.push.base);
+            let who = "Onramp <onramp@example.org> 1790000000 +0000";
+            assert_eq!(
+                text,
+                format!(
+                    "tree {tree}\nparent {base}\nauthor {who}\ncommitter {who}\n\nFix it\n\nFixes: #1\n\nTask-Id: {}",
+                    road.push.task
+                )
+            );
+            assert_eq!(road.at_forge(&["fsck", "--full", "--strict"]), "");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_push_may_be_repeated_and_replaces_only_what_an_earlier_attempt_left() {
+        for manners in [None, with_token()] {
+            let mut road = Road::new(manners).await;
+            let first = road.push().await.unwrap();
+            road.push.now += chrono::Duration::hours(1);
+            assert_eq!(road.push().await.unwrap(), first, "no second commit for the same tree");
+            // Another worker, whose mirror has never seen the commit.
+            fs::remove_dir_all(road.mirror.path()).unwrap();
+            let root = road.scratch.dir.path().join("mirrors");
+            Mirror::checkout(&root, &"acme/web".parse().unwrap(), &road.remote, None).await.unwrap();
+            road.want(b"3").await;
+            let second = road.push().await.unwrap();
+            assert_ne!(second, first);
+            assert_eq!(road.head(), second.as_str());
+            assert_eq!(road.at_forge(&["rev-parse", &format!("{second}^")]), road.push.base.as_str());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_of_somebody_else_is_never_overwritten() {
+        for args in [
+            &["commit", "-q", "--allow-empty", "-m", "Mine"][..],
+            &["commit", "-q", "--amend", "--no-edit", "--allow-empty"],
+            &["commit", "-q", "--allow-empty", "-m", "Copied\n\nTask-Id: 0190a0b0c0d0700080009000a1b2c3d4"],
+        ] {
+            for manners in [None, with_token()] {
+                let mut road = Road::new(manners).await;
+                road.push().await.unwrap();
+                road.interfere(args);
+                let theirs = road.head();
+                road.want(b"3").await;
+                let failure = road.push().await.unwrap_err();
+                assert_eq!(failure.code.as_str(), "E052");
+                assert!(failure.message.contains("somebody else"), "{}", failure.message);
+                assert_eq!(road.head(), theirs);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn somebody_who_is_faster_between_look_and_push_is_not_overwritten() {
+        let mut road = Road::new(with_token()).await;
+        let first = road.push().await.unwrap();
+        road.want(b"3").await;
+        // The hook runs inside of our push, before the update is made: the branch is not where it was looked at any more.
+        let branch = format!("refs/heads/{}", road.push.branch);
+        road.hook("pre-receive", &format!("unset GIT_QUARANTINE_PATH; git update-ref {branch} {}", road.push.base));
+        let failure = road.push().await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E052", "{failure:?}");
+        assert_eq!(road.head(), road.push.base.as_str());
+        assert_ne!(road.head(), first.as_str());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_gets_lost_is_no_failure() {
+        let road = Road::new(Some(Manners { loses_push_answers: true, ..with_token().unwrap() })).await;
+        let commit = road.push().await.unwrap();
+        assert_eq!(road.head(), commit.as_str());
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_refused_push_is_told() {
+        let road = Road::new(with_token()).await;
+        let words = "refusing to allow a GitHub App to create or update workflow `.github/workflows/ci.yml` without `workflows` permission";
+        road.hook("pre-receive", &format!("echo '{words}' >&2; exit 1"));
+        let failure = road.push().await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E052");
+        assert_eq!(failure.message, "The forge refused the branch onramp/1-fix-a1b2c3d4: pre-receive hook declined");
+        assert_eq!(failure.detail.as_deref(), Some(words));
+        assert!(failure.next_step.starts_with("Grant the `workflows` permission"), "{}", failure.next_step);
+        assert!(road.at_forge(&["branch", "--list", "onramp/*"]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn credentials_that_may_only_read_are_told_apart() {
+        let mut road = Road::new(with_token()).await;
+        road.at_forge(&["config", "http.receivepack", "false"]);
+        let failure = road.push().await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "E051", "{failure:?}");
+        road.remote.token = Some("0ther".into());
+        assert_eq!(road.push().await.unwrap_err().code.as_str(), "E050");
+        road.remote = road.scratch.remote();
+        assert_eq!(
+            road.push().await.unwrap_err().code.as_str(),
+            "E052",
+            "a checkout with a work tree is not pushed to"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_large_change_is_sent_from_a_file() {
+        let mut road = Road::new(with_token()).await;
+        let mut noise = 1_u64;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (noise >> 33) as u8
+        })
+        .take(6 << 20)
+        .collect();
+        road.want(&bytes).await;
+        let commit = road.push().await.unwrap();
+        assert_eq!(road.at_forge(&["cat-file", "-s", &format!("{commit}:a.txt")]), (6 << 20).to_string());
+    }
 
     #[test]
     fn only_a_trailer_in_the_last_paragraph_is_a_trailer() {
