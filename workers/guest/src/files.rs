@@ -64,7 +64,8 @@ fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
                 puts.remove(&channel);
                 continue;
             }
-            Ask::End => puts.remove(&channel).map_or(Ok(()), |mut put| put.finish(&tree)).map(|()| true),
+            // A put that was refused has had its answer.
+            Ask::End => puts.remove(&channel).map_or(Ok(false), |mut put| put.finish(&tree).map(|()| true)),
             Ask::File { kind, path } => step(&mut puts, channel, outward, |put| put.file(&tree, kind, path)),
             Ask::Data(bytes) => step(&mut puts, channel, outward, |put| put.data(&bytes)),
             Ask::Delete { paths } => delete(&tree, &paths).map(|()| true),

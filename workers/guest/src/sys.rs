@@ -159,6 +159,7 @@ pub(crate) fn wait_ready(entries: &mut [PollEntry], timeout: Option<Duration>) -
 struct SignalSet([u64; 16]);
 
 const SIG_BLOCK: c_int = 0;
+const SIG_SETMASK: c_int = 2;
 const SFD_NONBLOCK_CLOEXEC: c_int = 0o2004000;
 
 /// A descriptor that becomes readable when a child ends. Blocks the signal itself in this and all later threads.
@@ -235,10 +236,18 @@ pub(crate) fn kill_everybody() -> bool {
     true
 }
 
-/// Gives the command that will be started a session, and so a process group, of its own.
+/// Gives the command that will be started a session, and so a process group, of its own, and no signal blocked.
 pub(crate) fn start_in_own_session(command: &mut Command) {
-    // SAFETY: setsid takes no arguments and may be called between fork and exec; nothing else happens there.
-    unsafe { command.pre_exec(|| checked(setsid()).map(drop)) };
+    let prepare = || {
+        let none = SignalSet([0; 16]);
+        // SAFETY: both may be called between fork and exec; the set outlives the call that reads it.
+        unsafe {
+            pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            checked(setsid()).map(drop)
+        }
+    };
+    // SAFETY: between fork and exec nothing but the two calls above happens.
+    unsafe { command.pre_exec(prepare) };
 }
 
 // --- files, always relative to an open directory and never through a symbolic link ---

@@ -150,6 +150,10 @@ impl Sandbox {
     /// was written before stays.
     pub async fn put(&self, files: Vec<TreeFile>) -> Result<(), SandboxError> {
         const OPERATION: &str = "write files";
+        if files.iter().any(|file| file.path.is_empty() || file.path.len() > protocol::MAX_PATH) {
+            let reason = format!("a path is empty or longer than {} bytes", protocol::MAX_PATH);
+            return Err(SandboxError::Refused { operation: OPERATION, reason });
+        }
         let channel = self.link.open(Purpose::Put, 0)?;
         channel.send(&ToGuest::Put);
         for file in files {

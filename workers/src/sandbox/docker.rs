@@ -47,6 +47,8 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 const BUILD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// What the guest and every command in a sandbox run as. No user of the host needs to have this number.
 const UID: u64 = 1000;
+/// Files that one process may hold open. An engine cannot give more than it has itself, so this is modest.
+const MAX_OPEN_FILES: i64 = 16_384;
 /// The guest inside.
 const GUEST_PATH: &str = "/.onramp/guest";
 /// Marks what belongs to this installation, for the sweep.
@@ -307,7 +309,7 @@ impl DockerBackend {
             memory_swap: memory,
             nano_cpus: Some((limits.cpus.clamp(0.01, self.n_cpus) * 1e9) as i64),
             ulimits: Some(vec![
-                ulimit("nofile", 65_536),
+                ulimit("nofile", MAX_OPEN_FILES),
                 ulimit("core", 0),
                 ulimit("fsize", signed(limits.disk_bytes)),
             ]),

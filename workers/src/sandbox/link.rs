@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -216,9 +217,9 @@ async fn read_all(mut stream: impl AsyncRead + Unpin, shared: Arc<Shared>) {
     let mut buffer = Vec::with_capacity(2 * (HEADER_BYTES + MAX_PAYLOAD));
     let reason = loop {
         match stream.read_buf(&mut buffer).await {
-            Ok(0) => break "its stream ended".to_owned(),
+            Ok(0) => break STREAM_ENDED.to_owned(),
             Ok(_) => {}
-            Err(error) => break format!("its stream broke: {error}"),
+            Err(error) => break why_broken(&error),
         }
         let mut taken = 0;
         let received = loop {
@@ -248,7 +249,9 @@ async fn write_all(
     shared: Arc<Shared>,
 ) {
     while let Some(mut bytes) = frames.recv().await {
-        while let Some(next) = frames.try_recv().ok().filter(|_| bytes.len() < WRITE_BYTES) {
+        while bytes.len() < WRITE_BYTES
+            && let Ok(next) = frames.try_recv()
+        {
             bytes.extend_from_slice(&next);
         }
         let written = async {
@@ -256,8 +259,20 @@ async fn write_all(
             stream.flush().await
         };
         if let Err(error) = written.await {
-            return shared.lose(&format!("its stream broke: {error}"));
+            return shared.lose(&why_broken(&error));
         }
+    }
+}
+
+const STREAM_ENDED: &str = "its stream ended";
+
+/// The same words for the same thing, whether reading or writing found out first.
+fn why_broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            STREAM_ENDED.into()
+        }
+        _ => format!("its stream broke: {error}"),
     }
 }
 

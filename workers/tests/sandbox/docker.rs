@@ -1,0 +1,172 @@
+//! The suite over Docker, and what only Docker does. Needs a running engine and the image that `tests/bring-up.sh` makes.
+
+use std::{process::Stdio, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tasks::Code;
+use workers::sandbox::{
+    Command, Output, Sandbox, SandboxError,
+    docker::{DockerBackend, probe},
+};
+
+use crate::suite::{Backend, sh, spec};
+
+const IMAGE: &str = "onramp-test/busybox:1";
+
+for_each_behaviour!(docker_backend);
+
+#[expect(clippy::disallowed_methods, reason = "a person's choice for the tests alone")]
+fn is_skipped() -> bool {
+    std::env::var_os("ONRAMP_TEST_SKIP_DOCKER").is_some_and(|value| value == "1")
+}
+
+async fn backend() -> Option<DockerBackend> {
+    if is_skipped() {
+        eprintln!("SKIPPED: ONRAMP_TEST_SKIP_DOCKER=1, so nothing was tested about Docker sandboxes here");
+        return None;
+    }
+    let backend = DockerBackend::connect(None, Some(IMAGE.into()), "onramp-tests").await;
+    Some(backend.unwrap_or_else(|failure| {
+        panic!("{failure}. Run tests/bring-up.sh first, or set ONRAMP_TEST_SKIP_DOCKER=1 to leave Docker out.")
+    }))
+}
+
+async fn docker_backend() -> Option<Backend> {
+    Some(Arc::new(backend().await?))
+}
+
+async fn is_known_to_the_engine(name: &str) -> bool {
+    let mut inspect = tokio::process::Command::new("docker");
+    inspect.args(["container", "inspect", name]).stdout(Stdio::null()).stderr(Stdio::null());
+    inspect.status().await.expect("the docker program is installed").success()
+}
+
+#[tokio::test]
+async fn a_stopped_sandbox_is_gone_and_may_be_stopped_again() {
+    let Some(backend) = docker_backend().await else { return };
+    let spec = spec(None);
+    let sandbox = Sandbox::start(Arc::clone(&backend), &spec).await.unwrap();
+    assert!(sandbox.environment().starts_with("onramp-test/busybox:1@sha256:"), "{}", sandbox.environment());
+    assert!(is_known_to_the_engine(&spec.name).await);
+    sandbox.stop().await.unwrap();
+    assert!(!is_known_to_the_engine(&spec.name).await);
+    backend.stop(&spec.name).await.unwrap();
+    backend.stop("onramp-never-was").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_sweep_removes_what_is_ours_and_not_kept() {
+    if is_skipped() {
+        return;
+    }
+    let installation = format!("onramp-tests-{}", std::process::id());
+    let backend: Backend = Arc::new(DockerBackend::connect(None, Some(IMAGE.into()), &installation).await.unwrap());
+    let (kept, lost) = (spec(None), spec(None));
+    let kept_sandbox = Sandbox::start(Arc::clone(&backend), &kept).await.unwrap();
+    drop(Sandbox::start(Arc::clone(&backend), &lost).await.unwrap());
+    assert_eq!(backend.sweep(&|name| name == kept.name).await.unwrap(), 1);
+    assert!(!is_known_to_the_engine(&lost.name).await);
+    assert_eq!(sh(&kept_sandbox, "echo alive").await, "alive");
+    kept_sandbox.stop().await.unwrap();
+    assert_eq!(backend.sweep(&|_| false).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_image_that_nobody_has_is_a_clear_failure() {
+    let Some(backend) = docker_backend().await else { return };
+    let spec = spec(Some("localhost:1/no/such/image:1"));
+    match Sandbox::start(backend, &spec).await {
+        Err(SandboxError::Failure(failure)) => {
+            assert_eq!(failure.code, Code::ImageMissing);
+            let message = "The image localhost:1/no/such/image:1 is not on the Docker engine and cannot be pulled";
+            assert_eq!(failure.message, message);
+            assert!(failure.detail.is_some(), "the engine's own text");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!is_known_to_the_engine(&spec.name).await);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_a_clear_failure() {
+    let failure = probe(Some("unix:///nowhere/docker.sock")).await.unwrap_err();
+    assert_eq!(failure.code, Code::EngineUnreachable);
+    assert_eq!(failure.message, "The Docker engine at unix:///nowhere/docker.sock does not answer");
+    let failure = DockerBackend::connect(Some("tcp://127.0.0.1:1"), None, "x").await.unwrap_err();
+    assert_eq!(failure.code, Code::EngineUnreachable);
+    let failure = probe(Some("docker.sock")).await.unwrap_err();
+    assert_eq!(failure.message, "`docker.sock` is not the address of a Docker engine");
+    if !is_skipped() {
+        let engine = probe(None).await.unwrap();
+        assert!(engine.platform.starts_with("linux/") && !engine.version.is_empty(), "{engine:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_image_at_all_says_where_to_name_one() {
+    if is_skipped() {
+        return;
+    }
+    let backend: Backend = Arc::new(DockerBackend::connect(None, None, "onramp-tests").await.unwrap());
+    match Sandbox::start(backend, &spec(None)).await {
+        Err(SandboxError::Failure(failure)) => assert_eq!(failure.code, Code::ImageMissing),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_built_and_its_environment_reaches_commands() {
+    let Some(backend) = backend().await else { return };
+    let dockerfile =
+        format!("FROM {IMAGE}\nENV TOOL=/opt/tool PATH=/opt/bin:/bin LD_PRELOAD=/evil.so\nCOPY greeting /greeting\n");
+    let mut context = tar::Builder::new(Vec::new());
+    for (name, content) in
+        [("build/Dockerfile", dockerfile.as_str()), ("greeting", "hello"), ("broken", "FROM scratch\nNONSENSE\n")]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        context.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    let context = Bytes::from(context.into_inner().unwrap());
+    let tag = format!("onramp-test/built:{}", std::process::id());
+    let id = backend.build_image(context.clone(), "build/Dockerfile", &tag).await.unwrap();
+    assert!(id.starts_with("sha256:"), "{id}");
+
+    let failure = backend.build_image(context, "broken", "onramp-test/broken:1").await.unwrap_err();
+    assert_eq!((failure.code, failure.message.as_str()), (Code::ImageMissing, "The image of broken cannot be built"));
+    assert!(failure.detail.unwrap().to_lowercase().contains("nonsense"));
+
+    let sandbox = Sandbox::start(Arc::new(backend), &spec(Some(&tag))).await.unwrap();
+    let said = sh(&sandbox, "echo $TOOL $PATH $HOME ${LD_PRELOAD-none}; cat /greeting").await;
+    assert_eq!(said, "/opt/tool /opt/bin:/bin /home/onramp none\nhello");
+    sandbox.stop().await.unwrap();
+    let removed =
+        tokio::process::Command::new("docker").args(["image", "rm", &tag]).stdout(Stdio::null()).status().await;
+    assert!(removed.unwrap().success());
+}
+
+#[tokio::test]
+async fn limits_hold_and_are_survived_by_the_guest() {
+    let Some(backend) = docker_backend().await else { return };
+    let mut spec = spec(None);
+    spec.limits.pids = 40;
+    spec.limits.memory_bytes = 64 << 20;
+    let sandbox = Sandbox::start(backend, &spec).await.unwrap();
+    // More processes than allowed: the shell fails to fork, the guest goes on and ends all of them.
+    let bomb = "for i in 1 2 3 4 5 6 7 8 9 10; do for j in 1 2 3 4 5 6; do sleep 1000 & done; done";
+    let command = Command::shell(bomb, Duration::from_secs(20));
+    let mut said = Vec::new();
+    let mut collect = |output: Output<'_>| {
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = output;
+        said.extend_from_slice(bytes);
+    };
+    assert!(!sandbox.run(&command, &mut collect).await.unwrap().success());
+    assert!(String::from_utf8_lossy(&said).contains("fork"), "{}", String::from_utf8_lossy(&said));
+    sandbox.kill_all().await.unwrap();
+    // More memory than allowed: the command dies, the guest does not.
+    let command = Command::shell("exec tail /dev/zero", Duration::from_secs(20));
+    assert_eq!(sandbox.run(&command, &mut |_| {}).await.unwrap().signal, Some(9));
+    assert_eq!(sh(&sandbox, "echo alive").await, "alive");
+    sandbox.stop().await.unwrap();
+}
