@@ -52,8 +52,8 @@ fn rustc(target: &str, out: &Path, arguments: &[&str]) -> Result<(), String> {
         command.args(["-C", option]);
     }
     // The linker that was configured for this very target, and only for it.
-    if let Some(linker) = env::var_os("RUSTC_LINKER").filter(|_| target == variable("TARGET")) {
-        command.arg("-C").arg(format!("linker={}", linker.to_string_lossy()));
+    if let Some(linker) = linker().filter(|_| target == variable("TARGET")) {
+        command.arg("-C").arg(format!("linker={linker}"));
     }
     let output = command.output().map_err(|error| format!("the compiler did not start: {error}"))?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
@@ -62,6 +62,11 @@ fn rustc(target: &str, out: &Path, arguments: &[&str]) -> Result<(), String> {
 fn is_installed(target: &str) -> bool {
     let output = Command::new(variable("RUSTC")).args(["--print", "target-libdir", "--target", target]).output();
     output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the environment is how cargo talks to a build script")]
+fn linker() -> Option<String> {
+    env::var("RUSTC_LINKER").ok()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the environment is how cargo talks to a build script")]

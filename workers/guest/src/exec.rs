@@ -90,13 +90,13 @@ impl Running {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         sys::start_in_own_session(&mut command);
 
+        let started = Instant::now();
         let mut child = command.spawn().map_err(|error| why_not(Path::new(OsStr::from_bytes(program)), &error))?;
         let pipe = |fd: Option<OwnedFd>| -> Result<Option<File>, String> {
             let Some(fd) = fd else { return Ok(None) };
             sys::set_blocking(fd.as_raw_fd(), false).map_err(|error| error.to_string())?;
             Ok(Some(File::from(fd)))
         };
-        let started = Instant::now();
         Ok(Self {
             channel,
             group: child.id() as i32,

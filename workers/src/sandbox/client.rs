@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::{
     ChangedPath, Command, Exit, FileKind, Found, Output, SandboxBackend, SandboxError, SandboxSpec, Started, TreeFile,
-    link::{Channel, Event, Link, Purpose},
+    conversation::{Channel, Event, Purpose},
+    link::Link,
     tunnel::Tunnels,
 };
 

@@ -5,6 +5,7 @@
 //! interface but loopback and no credential.
 
 mod client;
+mod conversation;
 pub mod docker;
 mod host_tools;
 mod link;

@@ -9,7 +9,7 @@ use std::{
 use guest::protocol::{ToGuest, WINDOW, cost};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::link::{Channel, Event};
+use super::conversation::{Channel, Event};
 
 /// The connections to one listener inside a sandbox. Dropping it closes those that nobody took, and all later ones.
 #[derive(Debug)]
