@@ -5,7 +5,7 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tasks::Code;
 use workers::sandbox::{
-    Command, Output, Sandbox, SandboxError,
+    Command, Output, Sandbox, SandboxBackend, SandboxError,
     docker::{DockerBackend, probe},
 };
 

@@ -3,7 +3,9 @@
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use guest::protocol::{Frame, GUEST_CHANNELS, MAX_PAYLOAD, ToWorker, VERSION, WINDOW};
+use tasks::Failure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use workers::sandbox::{Command, GUEST, Output, Sandbox, SandboxBackend, SandboxError, SandboxSpec, Started};
 
@@ -21,6 +23,9 @@ impl SandboxBackend for Fake {
     async fn start(&self, _: &SandboxSpec) -> Result<Started, SandboxError> {
         let stream = self.0.lock().unwrap().take().expect("started once");
         Ok(Started { stream: Box::new(stream), environment: "none".into() })
+    }
+    async fn build_image(&self, _: Bytes, _: &str, _: &str) -> Result<String, Failure> {
+        unreachable!("no test builds an image here")
     }
     async fn stop(&self, _: &str) -> Result<(), SandboxError> {
         Ok(())
