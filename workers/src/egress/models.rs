@@ -125,6 +125,15 @@ impl Models {
             parts.headers.insert(header, value);
         }
         let response = self.send(parts.method, url, parts.headers, body).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && provider.key.is_none() {
+            return Err(Refusal::new(
+                StatusCode::UNAUTHORIZED,
+                format!(
+                    "The {name} model provider wants a key; set one under {} in Onramp's configuration.",
+                    place(name)
+                ),
+            ));
+        }
         Ok(pass_on(response, provider.key.as_ref()).await)
     }
 
@@ -547,6 +556,22 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 501") && answer.contains("[models.anthropic]"), "{answer}");
         let answer = ask(&models, "POST /v1/messages", &token, "{}").await;
         assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("/anthropic, /openai, /gemini"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_wants_a_key_where_none_is_configured_is_named() {
+        let upstream = Upstream::start().await;
+        let provider = Provider { base_url: upstream.url.clone(), key: None };
+        let providers = Arc::new(ModelProviders { providers: BTreeMap::from([("anthropic".to_owned(), provider)]) });
+        let models = Arc::new(Models::new(providers, TOKEN.into()));
+        let token = format!("x-api-key: {TOKEN}\r\n");
+        upstream.answer("401 Unauthorized", "{\"error\":\"x-api-key header is required\"}").await;
+        let answer = ask(&models, "POST /anthropic/v1/messages", &token, "{}").await;
+        assert!(answer.contains("wants a key; set one under [models.anthropic]"), "{answer}");
+        upstream.answer("200 OK", "{\"ok\":1}").await;
+        let answer = ask(&models, "POST /anthropic/v1/messages", &token, "{}").await;
+        assert!(answer.contains("{\"ok\":1}"), "a provider without keys is a provider: {answer}");
+        assert!(!upstream.seen().contains(TOKEN));
     }
 
     #[tokio::test]
