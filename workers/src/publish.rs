@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_title_is_one_short_line() {
-        assert_eq!(title("Fix\r\nthe \t pager\x1b[31m"), "Fix the pager[31m");
+        assert_eq!(title("Fix\r\nthe \t pager\x1b[31m"), "Fix the pager");
         assert_eq!(title(" \n "), "Change what was asked for");
         let long = title(&"wörd ".repeat(40));
         assert!(long.chars().count() <= MAX_TITLE_CHARS && long.ends_with("wörd…"), "{long}");
