@@ -6,6 +6,8 @@ use tasks::TaskId;
 
 use super::{events::Format, transcript::Heard, *};
 
+mod sandboxed;
+
 /// A transcript, read by its agent's definition: what was told, and how the round would have ended.
 fn read(agent: &str, transcript: &[u8], exit_code: i32) -> (Vec<String>, Result<(), Failure>, Heard) {
     let agents = Agents::load(None).unwrap();
