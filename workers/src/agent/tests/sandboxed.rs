@@ -119,7 +119,7 @@ async fn files_and_the_prompt_lie_in_the_home_directory_before_the_agent_starts(
     "#;
     let room = Room::with_definition(Some(toml)).await;
     room.round().await.unwrap();
-    assert_eq!(room.transcript(), "Fix it.\n{\"token\":\"inside-only\"}");
+    assert_eq!(room.transcript(), "Fix it.\n{\"token\":\"inside-only\"}\n");
     room.close().await;
 }
 
@@ -156,7 +156,7 @@ async fn the_wall_clock_and_the_silence_clock_both_end_an_agent() {
 
     let room = Room::with_script("echo thinking; sleep 600").await;
     let failure =
-        room.run(MINUTE, Duration::from_millis(700), &Progress::silent(), &CancellationToken::new()).await.unwrap_err();
+        room.run(MINUTE, Duration::from_secs(2), &Progress::silent(), &CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::AgentIdle, "{failure}");
     assert_eq!(failure.detail.as_deref(), Some("thinking"));
     room.close().await;
