@@ -43,7 +43,7 @@ pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
     Ok(Arc::new(forge))
 }
 
-/// What attempts share, and one sentence that says which sandbox is used and why.
+/// What attempts share, and which sandbox is used and why: one line, and below it what limits it where that differs.
 ///
 /// # Errors
 /// E010 to E013 when no sandbox can be used, E006 and E020 when the agents cannot.
@@ -85,11 +85,11 @@ async fn backend(
     match config.sandbox.backend {
         BackendChoice::Docker => {
             let (backend, engine) = connect_docker(config, surroundings, data).await?;
-            Ok((backend, format!("sandbox: Docker, as configured ({engine})")))
+            Ok((backend, format!("sandbox: Docker, as asked for ({engine})")))
         }
         BackendChoice::Namespace => {
             let (backend, enforced) = namespace(config, surroundings, data).await?;
-            Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as configured ({enforced})")))
+            Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as asked for\n{enforced}")))
         }
         BackendChoice::Auto => match connect_docker(config, surroundings, data).await {
             Ok((backend, engine)) => Ok((backend, format!("sandbox: Docker, because an engine answers ({engine})"))),
@@ -104,7 +104,7 @@ async fn backend(
                     .detail(detail)
                 })?;
                 let why = format!(
-                    "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers ({enforced})"
+                    "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers\n{enforced}"
                 );
                 Ok((backend, why))
             }
@@ -146,7 +146,7 @@ async fn namespace(
     let mut tools = HostTools::detect(surroundings.home.as_deref(), &surroundings.path);
     tools.expose.extend(config.sandbox.expose.iter().cloned());
     let backend = NamespaceBackend::new(data.join("sandboxes"), tools, config.sandbox.accept_host_tools);
-    let enforced = backend.probe().await?;
+    let enforced = backend.probe().await?.replace(". ", ".\n");
     Ok((Arc::new(backend), enforced))
 }
 

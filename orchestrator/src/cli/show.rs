@@ -25,9 +25,10 @@ impl Show {
         Self { started: Instant::now(), out: Arc::new(Mutex::new(Box::new(out))), colour }
     }
 
-    /// A line of its own, with the time.
+    /// A line of its own, with the time; further lines of the text are set below it.
     pub(super) fn line(&self, text: &str) {
         let elapsed = self.started.elapsed();
+        let text = text.trim_end().replace('\n', "\n           ");
         self.write(&format!("{:>3}.{:02}s  {text}\n", elapsed.as_secs(), elapsed.subsec_millis() / 10));
     }
 
@@ -87,7 +88,7 @@ impl Show {
             (
                 "patch",
                 format!(
-                    "{} files, +{} -{}, sha256 {}",
+                    "{} changed file(s), +{} -{}, sha256 {}",
                     evidence.n_files,
                     evidence.n_added,
                     evidence.n_removed,

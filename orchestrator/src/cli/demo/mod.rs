@@ -79,7 +79,7 @@ async fn travel(setting: &Setting, root: PathBuf, show: &Show, running: &mut Opt
     if config.sandbox.backend == BackendChoice::Auto {
         // An engine that cannot get the image (no network, say) is no reason for the demo to fail.
         if let Some(failure) = wiring::docker_lacks(&config, &setting.surroundings, IMAGE).await {
-            show.line(&format!("not using Docker: {}", failure.message));
+            show.line(&format!("Docker cannot be used for the demo: {}", failure.message));
             config.sandbox.backend = BackendChoice::Namespace;
         }
     }
