@@ -18,6 +18,7 @@ use workers::{
     run::Hands,
     sandbox::{
         HostTools, SandboxBackend,
+        auto::AutoBackend,
         docker::{self, DockerBackend},
         namespace::NamespaceBackend,
     },
@@ -91,24 +92,42 @@ async fn backend(
             let (backend, enforced) = namespace(config, surroundings, data).await?;
             Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as asked for\n{enforced}")))
         }
-        BackendChoice::Auto => match connect_docker(config, surroundings, data).await {
-            Ok((backend, engine)) => Ok((backend, format!("sandbox: Docker, because an engine answers ({engine})"))),
-            Err(no_docker) => {
-                let (backend, enforced) = namespace(config, surroundings, data).await.map_err(|no_namespace| {
-                    let detail = format!("Docker: {}\nnamespaces: {}", no_docker.message, no_namespace.message);
-                    Failure::new(
-                        Code::NoSandbox,
-                        "Neither a Docker engine nor the kernel's namespaces can be used here",
-                    )
-                    .next(no_namespace.next_step)
-                    .detail(detail)
-                })?;
-                let why = format!(
-                    "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers\n{enforced}"
-                );
-                Ok((backend, why))
-            }
-        },
+        BackendChoice::Auto => auto(config, surroundings, data).await,
+    }
+}
+
+/// The engine for who names an image, the machine's own tools for who names none; what there is of the two.
+async fn auto(
+    config: &Config,
+    surroundings: &Surroundings,
+    data: &Path,
+) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
+    let docker = connect_docker(config, surroundings, data).await;
+    if !config.sandbox.default_image.is_empty()
+        && let Ok((engine, about)) = docker
+    {
+        return Ok((engine, format!("sandbox: Docker, because an engine answers ({about})")));
+    }
+    match (docker, namespace(config, surroundings, data).await) {
+        (Ok((engine, about)), Ok((namespace, enforced))) => {
+            let why = format!(
+                "sandbox: Docker ({about}) for a repository that names an image, else kernel namespaces with this \
+                 machine's tools\n{enforced}"
+            );
+            Ok((Arc::new(AutoBackend { engine, namespace }), why))
+        }
+        (Ok((engine, about)), Err(_)) => {
+            Ok((engine, format!("sandbox: Docker, because kernel namespaces cannot be used here ({about})")))
+        }
+        (Err(_), Ok((namespace, enforced))) => {
+            let why = "sandbox: kernel namespaces with this machine's tools, because no Docker engine answers";
+            Ok((namespace, format!("{why}\n{enforced}")))
+        }
+        (Err(no_docker), Err(no_namespace)) => {
+            let detail = format!("Docker: {}\nnamespaces: {}", no_docker.message, no_namespace.message);
+            let message = "Neither a Docker engine nor the kernel's namespaces can be used here";
+            Err(Failure::new(Code::NoSandbox, message).next(no_namespace.next_step).detail(detail))
+        }
     }
 }
 

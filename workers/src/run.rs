@@ -133,14 +133,30 @@ async fn attempt(
                 conversation.ask_for_repair(&checks, &artifacts)?;
             }
             Verdict::Failed { allowed, checks, environment } => {
-                let record = Record { hands, task, base: &base, config: &config, conversation: &conversation, started };
+                let record = Record {
+                    hands,
+                    task,
+                    base: &base,
+                    config: &config,
+                    conversation: &conversation,
+                    sandbox: sandbox.kind(),
+                    started,
+                };
                 let evidence = record.evidence(&allowed, &checks, &environment, &egress);
                 return Err(Stopped { failure: checks_failed(&checks), evidence: Some(Box::new(evidence)) });
             }
         }
     };
 
-    let record = Record { hands, task, base: &base, config: &config, conversation: &conversation, started };
+    let record = Record {
+        hands,
+        task,
+        base: &base,
+        config: &config,
+        conversation: &conversation,
+        sandbox: sandbox.kind(),
+        started,
+    };
     let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &egress);
     let evidence_json = serde_json::to_vec_pretty(&evidence).map_err(Failure::internal)?;
     artifacts.write("evidence.json", &evidence_json).map_err(Failure::internal)?;
@@ -336,6 +352,7 @@ struct Record<'a> {
     base: &'a Base,
     config: &'a RepoConfig,
     conversation: &'a Conversation,
+    sandbox: &'static str,
     started: Instant,
 }
 
@@ -355,7 +372,7 @@ impl Record<'_> {
             agent: self.task.request.agent.clone().unwrap_or_else(|| self.hands.default_agent.clone()),
             rounds: self.conversation.rounds,
             usage: self.conversation.usage,
-            sandbox: self.hands.backend.kind().to_owned(),
+            sandbox: self.sandbox.to_owned(),
             environment: environment.to_owned(),
             blocked_hosts: egress.blocked_hosts(),
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -33,6 +33,7 @@ const LIST_BYTES: usize = 1 << 20;
 pub struct Sandbox {
     backend: Arc<dyn SandboxBackend>,
     name: String,
+    kind: &'static str,
     environment: String,
     link: Link,
     stopped: bool,
@@ -50,8 +51,9 @@ impl std::fmt::Debug for Sandbox {
 impl Sandbox {
     /// Starts a box, greets its guest and checks the versions. What was started and does not greet is stopped again.
     pub async fn start(backend: Arc<dyn SandboxBackend>, spec: &SandboxSpec) -> Result<Self, SandboxError> {
-        let Started { stream, environment } = backend.start(spec).await?;
-        let sandbox = Self { link: Link::new(stream), backend, name: spec.name.clone(), environment, stopped: false };
+        let Started { stream, kind, environment } = backend.start(spec).await?;
+        let sandbox =
+            Self { link: Link::new(stream), backend, name: spec.name.clone(), kind, environment, stopped: false };
         match sandbox.greet().await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
@@ -82,7 +84,7 @@ impl Sandbox {
 
     /// `docker` or `namespace`.
     pub fn kind(&self) -> &'static str {
-        self.backend.kind()
+        self.kind
     }
 
     /// Runs a command to its end; `on_output` sees each piece as it arrives, up to 64 MiB in all (the rest is dropped,

@@ -364,10 +364,6 @@ impl SandboxBackend for DockerBackend {
         Ok(self.image_id(tag).await?.unwrap_or_else(|| tag.to_owned()))
     }
 
-    fn kind(&self) -> &'static str {
-        "docker"
-    }
-
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         let image = spec.image.as_deref().or(self.default_image.as_deref()).ok_or_else(|| {
             Failure::new(Code::ImageMissing, "No image is named for the sandbox").next(
@@ -377,7 +373,7 @@ impl SandboxBackend for DockerBackend {
         let environment = self.bring_image(image).await?;
         self.create(spec, image).await?;
         match self.start_created(spec).await {
-            Ok(attached) => Ok(Started { stream: Box::new(attached), environment }),
+            Ok(attached) => Ok(Started { stream: Box::new(attached), kind: "docker", environment }),
             Err(failure) => {
                 if let Err(error) = self.remove(&spec.name).await {
                     tracing::warn!(sandbox.name = spec.name, %error, "a sandbox that did not start was not removed");

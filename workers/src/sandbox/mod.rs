@@ -4,6 +4,7 @@
 //! (commands, files, tunnels) is written once, in [`Sandbox`], as frames over that stream. A sandbox has no network
 //! interface but loopback and no credential.
 
+pub mod auto;
 mod client;
 mod conversation;
 pub mod docker;
@@ -72,6 +73,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> GuestStream for T {}
 pub struct Started {
     /// The stream of PID 1.
     pub stream: Box<dyn GuestStream>,
+    /// `docker` or `namespace`.
+    pub kind: &'static str,
     /// The environment for the evidence: `rust:1.91@sha256:…`, or `host tools`.
     pub environment: String,
 }
@@ -79,8 +82,6 @@ pub struct Started {
 /// Starts boxes. Everything above the stream is the same for all of them.
 #[async_trait]
 pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
-    /// `docker` or `namespace`.
-    fn kind(&self) -> &'static str;
     /// Starts a box whose PID 1 is [`GUEST`], with nothing of the host in it but what the specification names.
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError>;
     /// Builds an image from a tar archive of its context and returns its id. The same context again is quick.

@@ -180,13 +180,13 @@ impl NamespaceBackend {
 
 #[async_trait]
 impl SandboxBackend for NamespaceBackend {
-    fn kind(&self) -> &'static str {
-        "namespace"
-    }
-
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         let ((stdout, stdin), _) = self.start_box(spec).await?;
-        Ok(Started { stream: Box::new(tokio::io::join(stdout, stdin)), environment: HOST_TOOLS.to_owned() })
+        Ok(Started {
+            stream: Box::new(tokio::io::join(stdout, stdin)),
+            kind: "namespace",
+            environment: HOST_TOOLS.to_owned(),
+        })
     }
 
     async fn build_image(&self, _context: Bytes, dockerfile: &str, _tag: &str) -> Result<String, Failure> {

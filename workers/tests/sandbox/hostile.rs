@@ -22,7 +22,7 @@ impl SandboxBackend for Fake {
     }
     async fn start(&self, _: &SandboxSpec) -> Result<Started, SandboxError> {
         let stream = self.0.lock().unwrap().take().expect("started once");
-        Ok(Started { stream: Box::new(stream), environment: "none".into() })
+        Ok(Started { stream: Box::new(stream), kind: "none", environment: "none".into() })
     }
     async fn build_image(&self, _: Bytes, _: &str, _: &str) -> Result<String, Failure> {
         unreachable!("no test builds an image here")

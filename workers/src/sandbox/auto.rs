@@ -1,0 +1,43 @@
+//! Both kinds of sandbox on one machine: who names an image gets the engine, who names none gets the machine's own tools.
+//!
+//! So a first run needs no image, and a repository that names one is never run in anything else.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tasks::Failure;
+
+use super::{SandboxBackend, SandboxError, SandboxSpec, Started};
+
+/// Chooses between an engine and the kernel's namespaces for each sandbox.
+#[derive(Debug)]
+pub struct AutoBackend {
+    /// For those that name an image.
+    pub engine: Arc<dyn SandboxBackend>,
+    /// For those that name none.
+    pub namespace: Arc<dyn SandboxBackend>,
+}
+
+#[async_trait]
+impl SandboxBackend for AutoBackend {
+    async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
+        match spec.image {
+            Some(_) => self.engine.start(spec).await,
+            None => self.namespace.start(spec).await,
+        }
+    }
+
+    async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure> {
+        self.engine.build_image(context, dockerfile, tag).await
+    }
+
+    async fn stop(&self, name: &str) -> Result<(), SandboxError> {
+        let (engine, namespace) = tokio::join!(self.engine.stop(name), self.namespace.stop(name));
+        engine.and(namespace)
+    }
+
+    async fn sweep(&self, keep: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync)) -> Result<usize, SandboxError> {
+        Ok(self.engine.sweep(keep).await? + self.namespace.sweep(keep).await?)
+    }
+}
