@@ -169,25 +169,3 @@ mod tests {
         assert_eq!(tokens(TokenUsage::default()), None);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        assert_eq!([1, 999, 1000, 1_234_567].map(grouped), ["1", "999", "1,000", "1,234,567"]);
-        let usage = TokenUsage { input: Some(12_345), output: None, cost_microusd: None };
-        assert_eq!(tokens(usage).as_deref(), Some("12,345 in"));
-        assert_eq!(tokens(TokenUsage::default()), None);
-    }
-
-    #[test]
-    fn a_title_is_one_short_line() {
-        assert_eq!(title("Fix\r\nthe \t pager\x1b[31m"), "Fix the pager");
-        assert_eq!(title(" \n "), "Change what was asked for");
-        let long = title(&"wörd ".repeat(40));
-        assert!(long.chars().count() <= MAX_TITLE_CHARS && long.ends_with("wörd…"), "{long}");
-        assert_eq!(title(&"x".repeat(500)).chars().count(), MAX_TITLE_CHARS);
-    }
-}
