@@ -148,7 +148,7 @@ fn javascript(tree: &Tree<'_>, found: &mut Detected) {
         serde_json::Value::Array(items) => !items.is_empty(),
         _ => false,
     };
-    if lists.iter().any(|list| has_any(list)) {
+    if lists.iter().any(has_any) {
         found.setup.extend(install.map(str::to_owned));
     }
     let command = format!("{tool} test");
