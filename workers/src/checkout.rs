@@ -218,7 +218,7 @@ pub(crate) fn init_libgit2() -> Result<(), Failure> {
         }
         transport::register().map_err(|error| error.message().to_owned())
     });
-    done.as_ref().map(|()| ()).map_err(|error| Failure::internal("git cannot be set up").detail(error.clone()))
+    done.clone().map_err(|error| Failure::internal("git cannot be set up").detail(error))
 }
 
 #[cfg(test)]
