@@ -17,9 +17,6 @@ struct Fake(std::sync::Mutex<Option<DuplexStream>>);
 
 #[async_trait]
 impl SandboxBackend for Fake {
-    fn kind(&self) -> &'static str {
-        "fake"
-    }
     async fn start(&self, _: &SandboxSpec) -> Result<Started, SandboxError> {
         let stream = self.0.lock().unwrap().take().expect("started once");
         Ok(Started { stream: Box::new(stream), kind: "none", environment: "none".into() })

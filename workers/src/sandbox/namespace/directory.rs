@@ -191,7 +191,7 @@ mod tests {
         fs::write(deep.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("/", deep.join("link")).unwrap();
         for closed in [&deep, deep.parent().unwrap()] {
-            fs::set_permissions(closed, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(closed, fs::Permissions::from_mode(0o0)).unwrap();
         }
         held.remove().unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
