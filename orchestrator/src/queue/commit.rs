@@ -73,10 +73,11 @@ impl Committer {
         }
         self.commit(Vec::new());
         self.shared.set_index(None);
-        if let Some(index) = self.index.take()
-            && let Err(error) = index.flush()
-        {
-            tracing::warn!(%error, "the index was not flushed; it will be brought up to date at the next start");
+        if let Some(index) = self.index.take() {
+            if let Err(error) = index.flush() {
+                tracing::warn!(%error, "the index was not flushed; it will be brought up to date at the next start");
+            }
+            index::close(index);
         }
     }
 
@@ -106,7 +107,6 @@ impl Committer {
         let index_error = match &written {
             Ok(()) => {
                 let staged = draft.finish();
-                drop(index);
                 self.publish(staged)
             }
             Err(reason) => {
@@ -114,6 +114,8 @@ impl Committer {
                 draft.roll_back()
             }
         };
+        // Before the index may be retired: the last one to let go must be ready for a panic of sled.
+        drop(index);
         if let Some(error) = index_error {
             self.retire_index(&error);
         }
@@ -148,9 +150,10 @@ impl Committer {
     }
 
     fn retire_index(&mut self, error: &IndexError) {
-        if self.index.take().is_some() {
+        if let Some(index) = self.index.take() {
             tracing::error!(%error, "the index failed; the journal goes on without it while it is repaired");
             self.shared.set_index(None);
+            index::close(index);
         }
     }
 
@@ -195,19 +198,21 @@ pub(super) fn open_index(
     head: Head,
 ) -> Result<(Index, u64), ReplayError> {
     let open = || Index::open(&files.index, files.lock.clone());
-    let first = opened.unwrap_or_else(open).map_err(ReplayError::from).and_then(|index| {
-        let n_tasks = replay(&index, &files.journal, marks, head)?;
-        Ok((index, n_tasks))
-    });
-    match first {
+    let brought_up = |index: Index| match replay(&index, &files.journal, marks, head) {
+        Ok(n_tasks) => Ok((index, n_tasks)),
+        Err(error) => {
+            index::close(index);
+            Err(error)
+        }
+    };
+    match opened.unwrap_or_else(open).map_err(ReplayError::from).and_then(brought_up) {
         Ok(ready) => Ok(ready),
         Err(error @ ReplayError::Journal(_)) => Err(error),
+        Err(ReplayError::Index(error)) if error.is_passing() => Err(error.into()),
         Err(error) => {
             tracing::warn!(%error, "the index is put aside and made anew from the journal");
-            index::set_aside(&files.index).map_err(IndexError::from)?;
-            let index = open()?;
-            let n_tasks = replay(&index, &files.journal, marks, head)?;
-            Ok((index, n_tasks))
+            index::set_aside(&files.index, &error.to_string()).map_err(IndexError::from)?;
+            brought_up(open()?)
         }
     }
 }

@@ -6,17 +6,19 @@
 //! bounds what has to be replayed, and the journal's fsync is the only one that anybody waits for.
 //!
 //! Traps of sled 0.34 that are closed here: a crash during `open` leaves `snap.*.generating`, which the next `open`
-//! takes for the newest snapshot; damaged files can make it panic; large values are slow, so that requests lie in
+//! takes for the newest snapshot; damaged files can make it panic, and so can a last flush that fails while it is dropped;
+//! its threads hold the file's lock for a moment after that; large values are slow, so that requests lie in
 //! chunks of their own, written once. Nothing here may be called on a thread of the async runtime.
 
 use std::{
     any::Any,
     collections::{BTreeMap, HashMap, HashSet},
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,9 @@ use super::{
 
 const CACHE_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 48 << 10;
+/// How long a handle that was dropped may take to let go of its file.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSING_INTERVAL: Duration = Duration::from_millis(5);
 const APPLIED: &str = "applied";
 
 /// Why the index did not answer. Whatever it is, the journal still has everything.
@@ -46,6 +51,26 @@ pub(super) enum IndexError {
     Io(#[from] io::Error),
     #[error("the index is being repaired")]
     Away,
+    #[error("the index is still in use by the handle that was closed before")]
+    Busy,
+}
+
+impl IndexError {
+    /// Whether the index itself is sound and only its surroundings do not let us at it now: then it is kept.
+    pub(super) fn is_passing(&self) -> bool {
+        let of_surroundings = |error: &io::Error| {
+            use io::ErrorKind as K;
+            matches!(
+                error.kind(),
+                K::StorageFull | K::QuotaExceeded | K::PermissionDenied | K::ReadOnlyFilesystem | K::WouldBlock
+            )
+        };
+        match self {
+            Self::Sled(sled::Error::Io(error)) | Self::Io(error) => of_surroundings(error),
+            Self::Busy | Self::Away => true,
+            Self::Sled(_) | Self::Panicked(_) | Self::Damaged { .. } => false,
+        }
+    }
 }
 
 /// A task and what only the queue knows of it.
@@ -99,6 +124,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn open(dir: &Path, lock: Arc<File>) -> Result<Self, IndexError> {
+        wait_until_closed(dir)?;
         remove_unfinished_snapshots(dir)?;
         guarded(|| {
             let db = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open()?;
@@ -269,15 +295,47 @@ impl Index {
     }
 }
 
-/// Moves an index that cannot be used out of the way. The last one is kept, for whoever wants to know why.
-pub(super) fn set_aside(dir: &Path) -> io::Result<()> {
+/// Lets go of an index, or of what may hold one. sled's last flush panics when it fails.
+pub(super) fn close<T>(index: T) {
+    if let Err(error) = guarded(|| {
+        drop(index);
+        Ok(())
+    }) {
+        tracing::warn!(%error, "the index was not closed cleanly; it will be brought up to date from the journal");
+    }
+}
+
+/// Moves an index that cannot be used out of the way. The last one is kept with the reason in it (`WHY`).
+pub(super) fn set_aside(dir: &Path, why: &str) -> io::Result<()> {
     let aside = dir.with_extension("damaged");
     if aside.exists() {
         fs::remove_dir_all(&aside)?;
     }
     match fs::rename(dir, &aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        moved => moved?,
+    }
+    if let Err(error) = fs::write(aside.join("WHY"), why) {
+        tracing::warn!(%error, "the reason is not kept with the index that was put aside");
+    }
+    Ok(())
+}
+
+/// sled's own threads hold the file, and its lock, for a moment after the handle was dropped. Nobody else can: whoever
+/// opens an index holds the lock of the data directory.
+fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
+    let file = match File::open(dir.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let deadline = Instant::now() + CLOSING_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file.unlock()?),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(IndexError::Busy),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(CLOSING_INTERVAL),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod record;
 mod commit;
 mod draft;
 mod frame;
+mod grant;
 mod index;
 mod keys;
 mod lock;
@@ -42,6 +43,7 @@ pub use self::record::QueueRecord;
 use self::{
     commit::{Committer, Files, MAX_WAITING, ReplayError, Step},
     draft::Draft,
+    grant::Grant,
     index::{Index, IndexError},
     journal::{Damage, Hash, Head, Journal, JournalError, Marks, Walk},
     ready::Unfinished,
@@ -132,8 +134,13 @@ impl Queue {
 
         let opened = Index::open(&files.index, files.lock.clone());
         let durable = opened.as_ref().ok().and_then(|index| index.applied().ok()).unwrap_or_default().head.sequence;
-        let journal = Journal::open(&files.journal, options.segment_bytes, durable)
-            .map_err(|error| store_failure(dir, error.into()))?;
+        let journal = match Journal::open(&files.journal, options.segment_bytes, durable) {
+            Ok(journal) => journal,
+            Err(error) => {
+                index::close(opened);
+                return Err(store_failure(dir, error.into()));
+            }
+        };
         if journal.head().sequence == 0 && durable > 0 {
             let message =
                 format!("The journal in {} is gone, and the index knows {durable} records of it", dir.display());
@@ -425,31 +432,6 @@ impl WorkQueue for Queue {
     async fn report(&self, lease: &Lease, report: Report) -> Result<(), QueueError> {
         let (lease, now) = (lease.clone(), self.now());
         self.submit(move |draft| verbs::report(draft, &lease, report, now)).await
-    }
-}
-
-/// A lease on its way to a worker. One that does not arrive, because nobody waits any more, goes back at once instead
-/// of when it ends, and costs the task nothing.
-struct Grant {
-    granted: Option<(Task, Lease)>,
-    shared: Arc<Shared>,
-    steps: mpsc::WeakSender<Step>,
-}
-
-impl Grant {
-    fn take(mut self) -> Option<(Task, Lease)> {
-        self.granted.take()
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        let Some((_, lease)) = self.granted.take() else { return };
-        locked(&self.shared.returned).push(lease);
-        // Only to wake the committer; when its channel is full, it is awake.
-        if let Some(steps) = self.steps.upgrade() {
-            let _ = steps.try_send(Box::new(|_| Box::new(|_| ())));
-        }
     }
 }
 

@@ -364,7 +364,8 @@ proptest! {
             }
             world.restart(true).await;
             world.check().await;
-            assert!(!world.dir.path().join("index.damaged").exists());
+            let why = fs::read_to_string(world.dir.path().join("index.damaged/WHY"));
+            assert!(why.is_err(), "an index was put aside: {why:?}");
         });
     }
 }

@@ -14,7 +14,8 @@ use super::index::Stored;
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
     tasks: HashMap<TaskId, Stored>,
-    by_issue: HashMap<(RepoName, u64), BTreeSet<TaskId>>,
+    /// Oldest first: ids sort by creation only down to the millisecond.
+    by_issue: HashMap<(RepoName, u64), BTreeMap<u64, TaskId>>,
     expiries: HashMap<TaskId, Expiry>,
     /// Queued, and not to be leased before a moment that may not have come; then by age.
     later: BTreeSet<(Timestamp, u64, TaskId)>,
@@ -60,7 +61,7 @@ impl Unfinished {
             }
         }
         if let Some(issue) = stored.task.request.source.issue() {
-            self.by_issue.entry((stored.task.request.repo.clone(), issue)).or_default().insert(id);
+            self.by_issue.entry((stored.task.request.repo.clone(), issue)).or_default().insert(stored.enqueued, id);
         }
         self.tasks.insert(id, stored);
     }
@@ -79,9 +80,10 @@ impl Unfinished {
         self.tasks.values()
     }
 
+    /// The tasks of an issue, oldest first.
     pub(super) fn of_issue(&self, repo: &RepoName, issue: u64) -> Vec<TaskId> {
         let ids = self.by_issue.get(&(repo.clone(), issue));
-        ids.into_iter().flatten().copied().collect()
+        ids.into_iter().flat_map(BTreeMap::values).copied().collect()
     }
 
     /// The task whose turn it is: the oldest due one of the repository that has waited longest for its turn.
@@ -154,7 +156,7 @@ impl Unfinished {
         if let Some(issue) = request.source.issue() {
             let key = (request.repo.clone(), issue);
             if let Some(ids) = self.by_issue.get_mut(&key) {
-                ids.remove(&id);
+                ids.remove(&stored.enqueued);
                 if ids.is_empty() {
                     self.by_issue.remove(&key);
                 }

@@ -190,6 +190,22 @@ async fn a_second_request_for_the_same_issue_joins_the_task_that_is_at_work() {
     assert!(matches!(room.queue.enqueue(request("acme/api", 12, "github:4")).await.unwrap(), Received::New(_)));
 }
 
+#[tokio::test]
+async fn of_several_tasks_at_work_on_an_issue_the_oldest_is_joined() {
+    let room = Room::new();
+    let mut made = Vec::new();
+    // Stopped, so that the next one is made beside it; then all are put back.
+    for n in 0..12 {
+        made.push(room.enqueue(request("acme/web", 12, &format!("github:{n}"))).await);
+        room.queue.cancel(made[n], ada()).await.unwrap();
+    }
+    for id in made.iter().rev() {
+        room.queue.requeue(*id).await.unwrap();
+    }
+    let joined = room.queue.enqueue(request("acme/web", 12, "github:late")).await.unwrap();
+    assert_eq!(joined, Received::Known(made[0]));
+}
+
 /// A history with every kind of record in it.
 async fn history(room: &Room) {
     for n in 1..=6 {
@@ -320,6 +336,23 @@ fn copy_dir(from: &Path, to: &Path) {
             fs::copy(entry.path(), to).unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_sound_index_that_cannot_be_opened_just_now_is_not_thrown_away() {
+    let room = Room::new();
+    room.enqueue(nth(1)).await;
+    room.queue.shutdown().await;
+    // As sled's own threads do for a moment after it was closed.
+    let holder = fs::File::open(room.dir.path().join("index/db")).unwrap();
+    holder.lock().unwrap();
+    let failure = Queue::open(room.dir.path(), room.clock.options()).err().expect("it is in use");
+    assert_eq!(failure.code, Code::StoreUnavailable);
+    assert!(!room.dir.path().join("index.damaged").exists());
+    drop(holder);
+    let room = room.reopened(|_| {}).await;
+    assert_eq!(room.all().await.len(), 1);
+    assert!(!room.dir.path().join("index.damaged").exists());
 }
 
 #[tokio::test]
