@@ -84,11 +84,11 @@ pub(super) fn seal(parent: &UnixStream) -> Result<(), Refusal> {
     seccomp::install().attempt(|| "install the filter of system calls".into())
 }
 
-/// Puts one user and one group of the host behind those inside: the launcher's part.
-pub(super) fn map_user(process: &str, host_id: (u32, u32)) -> Result<(), Refusal> {
+/// Lets one user and one group of a process's user namespace stand for those outside: the launcher's part.
+pub(super) fn map_user(process: &str, inside: (u32, u32), outside: (u32, u32)) -> Result<(), Refusal> {
     let proc = Path::new("/proc").join(process);
     let write = |name: &str, text: String| fs::write(proc.join(name), text).attempt(|| format!("write {name}"));
     write("setgroups", "deny".into())?;
-    write("uid_map", format!("{INSIDE_ID} {} 1", host_id.0))?;
-    write("gid_map", format!("{INSIDE_ID} {} 1", host_id.1))
+    write("uid_map", format!("{} {} 1", inside.0, outside.0))?;
+    write("gid_map", format!("{} {} 1", inside.1, outside.1))
 }

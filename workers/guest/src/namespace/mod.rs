@@ -8,6 +8,7 @@
 //! last the filter. A step that fails ends the attempt: no box is ever weaker than its launcher said.
 
 mod confine;
+mod idmap;
 mod root;
 mod seccomp;
 mod sys;
@@ -17,12 +18,12 @@ use std::{
     io::{self, Read, Write},
     mem::ManuallyDrop,
     os::{
-        fd::{AsRawFd, FromRawFd, RawFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
 };
 
-use guest::launch::{Answer, HOST_NAME, Launch};
+use guest::launch::{Answer, HOST_NAME, INSIDE_ID, Launch, Layer};
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -53,22 +54,33 @@ pub(crate) fn launch() {
     // Away from the worker's terminal: a Ctrl-C there is the worker's to handle.
     sys::new_session();
     sys::set_name(c"onramp-guest");
-    match fork_inside().and_then(|(launch, parent)| build(&launch, parent)) {
+    match fork_inside().and_then(build) {
         Ok(notes) => eprint!("{}", Answer::Ready { notes }.to_line()),
         Err(refusal) => refuse(&refusal),
     }
 }
 
+/// What the first process of a box has to build it from.
+struct Plan {
+    launch: Launch,
+    /// For each layer the view in which its owner is the box's user; where it needs none or can have none, nothing.
+    views: Vec<Option<OwnedFd>>,
+    /// To the launcher.
+    parent: UnixStream,
+}
+
 /// Goes on in the child; the parent supervises it to its end.
-fn fork_inside() -> Result<(Launch, UnixStream), Refusal> {
+fn fork_inside() -> Result<Plan, Refusal> {
     // SAFETY: the descriptor is open all along and, in `ManuallyDrop`, never closed from here.
     let mut stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(STDIN) });
     let launch = Launch::read(&mut *stdin).attempt(|| "read what to build".into())?;
     let (child_end, parent_end) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
+    let view = |layer: &Layer| idmap::owner_as(&layer.from, launch.host_id?).ok();
+    let views = launch.layers.iter().map(view).collect();
     if launch.host_id.is_none() {
         let own = sys::effective_ids();
         sys::unshare_namespaces(sys::CLONE_NEWUSER).attempt(|| "create a user namespace".into())?;
-        confine::map_user("self", own)?;
+        confine::map_user("self", (INSIDE_ID, INSIDE_ID), own)?;
     }
     sys::unshare_namespaces(sys::CLONE_NEWPID).attempt(|| "create a process namespace".into())?;
     match sys::fork_process().attempt(|| "start a process".into())? {
@@ -76,7 +88,7 @@ fn fork_inside() -> Result<(Launch, UnixStream), Refusal> {
             drop(parent_end);
             supervise(pid, child_end, launch.host_id)
         }
-        None => Ok((launch, parent_end)),
+        None => Ok(Plan { launch, views, parent: parent_end }),
     }
 }
 
@@ -87,7 +99,7 @@ fn supervise(pid: i32, mut child: UnixStream, host_id: Option<u32>) -> ! {
     if let Some(id) = host_id
         && child.read_exact(&mut question).is_ok()
     {
-        let mapped = confine::map_user(&pid.to_string(), (id, id));
+        let mapped = confine::map_user(&pid.to_string(), (INSIDE_ID, INSIDE_ID), (id, id));
         let answered = mapped.and_then(|()| child.write_all(b"!").attempt(|| "answer the sandbox".into()));
         answered.unwrap_or_else(|why| refuse(&why));
     }
@@ -109,19 +121,20 @@ fn supervise(pid: i32, mut child: UnixStream, host_id: Option<u32>) -> ! {
 }
 
 /// Turns this process, the first of its process namespace, into what PID 1 of a sandbox should be.
-fn build(launch: &Launch, mut parent: UnixStream) -> Result<Vec<String>, Refusal> {
+fn build(plan: Plan) -> Result<Vec<String>, Refusal> {
+    let Plan { launch, views, mut parent } = plan;
     sys::new_session();
     confine::die_with_parent().attempt(|| "bind the sandbox to its worker".into())?;
-    confine::join_groups(launch)?;
+    confine::join_groups(&launch)?;
     let namespaces = sys::CLONE_NEWNS | sys::CLONE_NEWNET | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
     sys::unshare_namespaces(namespaces).attempt(|| "create the other namespaces".into())?;
     // It only hides the names of control groups; some kernels are built without.
     let _ = sys::unshare_namespaces(sys::CLONE_NEWCGROUP);
     sys::set_host_name(HOST_NAME).attempt(|| "set the host name".into())?;
     sys::loopback_up().attempt(|| "bring the loopback interface up".into())?;
-    let notes = root::assemble(launch)?;
-    confine::limit(launch)?;
-    confine::become_inside_user(launch, &mut parent)?;
+    let notes = root::assemble(&launch, &views)?;
+    confine::limit(&launch)?;
+    confine::become_inside_user(&launch, &mut parent)?;
     confine::seal(&parent)?;
     Ok(notes)
 }

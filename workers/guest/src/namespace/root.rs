@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink},
     },
     path::{Component, Path, PathBuf},
@@ -58,7 +58,7 @@ const PROC_HIDDEN: &[&str] =
     &["acpi", "asound", "kcore", "keys", "latency_stats", "scsi", "sched_debug", "timer_list", "timer_stats"];
 
 /// Builds the root and moves into it. Returns what had to be weaker than it should be.
-pub(super) fn assemble(launch: &Launch) -> Result<Vec<String>, Refusal> {
+pub(super) fn assemble(launch: &Launch, views: &[Option<OwnedFd>]) -> Result<Vec<String>, Refusal> {
     let mut root = Root { launch, notes: Vec::new() };
     sys::make_private().attempt(|| "separate the mounts from the host's".into())?;
     let top = launch.dir.join("root");
@@ -72,6 +72,7 @@ pub(super) fn assemble(launch: &Launch) -> Result<Vec<String>, Refusal> {
     root.make_temporary()?;
     root.make_home_and_workspace()?;
     root.show_tools()?;
+    root.show_layers(views)?;
 
     sys::pivot_here().attempt(|| "leave the host's root".into())?;
     sys::seal_root().attempt(|| "make the root read-only".into())?;
@@ -105,9 +106,11 @@ impl Root<'_> {
         let _ = fs::create_dir("etc");
         for pattern in ETC {
             for source in matches(Path::new("/etc"), pattern) {
-                let target = inside(&source);
-                make_parents(&target)?;
-                copy_entry(&source, &target)?;
+                if fs::symlink_metadata(&source).is_ok() {
+                    let target = inside(&source);
+                    make_parents(&target)?;
+                    copy_entry(&source, &target)?;
+                }
             }
         }
         let files = [
@@ -228,22 +231,42 @@ impl Root<'_> {
                 shown.push(path);
             }
         }
-        for (n, layer) in self.launch.layers.iter().enumerate().filter(|(_, layer)| layer.from.is_dir()) {
-            self.show_layer(n, layer)?;
+        Ok(())
+    }
+
+    /// Caches are there to save time: one that cannot be written to would break what it should speed up, so it is left
+    /// out instead.
+    fn show_layers(&mut self, views: &[Option<OwnedFd>]) -> Result<(), Refusal> {
+        let layers = self.launch.layers.iter().zip(views).enumerate();
+        for (n, (layer, view)) in layers.filter(|(_, (layer, _))| layer.from.is_dir()) {
+            let target = inside(&layer.to);
+            self.make_owned_parents(&layer.to)?;
+            fs::create_dir_all(&target).attempt(|| format!("create {}", layer.to.display()))?;
+            self.give_away(&target)?;
+            if let Err(error) = self.lay_over(n, layer, view.as_ref(), &target)? {
+                self.notes
+                    .push(format!("{} starts empty, because no overlay can be mounted ({error})", layer.to.display()));
+            }
         }
         Ok(())
     }
 
-    fn show_layer(&mut self, n: usize, layer: &Layer) -> Result<(), Refusal> {
-        let target = inside(&layer.to);
-        self.make_owned_parents(&layer.to)?;
-        fs::create_dir_all(&target).attempt(|| format!("create {}", layer.to.display()))?;
+    fn lay_over(
+        &self,
+        n: usize,
+        layer: &Layer,
+        view: Option<&OwnedFd>,
+        target: &Path,
+    ) -> Result<io::Result<()>, Refusal> {
         let (upper, work) = (self.own_dir(&format!("layer-{n}"))?, self.own_dir(&format!("layer-{n}-work"))?);
-        let Err(error) = overlay(&layer.from, &upper, &work, &target, self.launch.host_id.is_none()) else {
-            return Ok(());
-        };
-        self.notes.push(format!("{} is read-only, because no overlay can be mounted ({error})", layer.to.display()));
-        show(&layer.from, &layer.to)
+        let unprivileged = self.launch.host_id.is_none();
+        if unprivileged {
+            return Ok(overlay(&layer.from, &upper, &work, target, unprivileged));
+        }
+        let Some(view) = view else { return Ok(Err(io::ErrorKind::Unsupported.into())) };
+        let lower = self.own_dir(&format!("layer-{n}-lower"))?;
+        let translated = sys::bind_translated(&layer.from, &lower, view);
+        Ok(translated.and_then(|()| overlay(&lower, &upper, &work, target, unprivileged)))
     }
 
     /// A directory of the box, made when it is not there, that belongs to the user inside.

@@ -108,6 +108,7 @@ pub(super) struct PollFd {
 }
 
 /// `struct mount_attr`.
+#[derive(Default)]
 #[repr(C)]
 struct MountAttr {
     set: u64,
@@ -274,30 +275,48 @@ pub(super) fn make_private() -> io::Result<()> {
 
 /// Shows `source`, with everything mounted below it, at `target`, with these attributes added throughout.
 pub(super) fn bind(source: &Path, target: &Path, attributes: u64) -> io::Result<()> {
+    let tree = clone_tree(source)?;
+    let changes = MountAttr { set: attributes, ..MountAttr::default() };
+    set_attributes(tree.as_raw_fd(), c"", AT_EMPTY_PATH | AT_RECURSIVE, &changes)?;
+    attach(&tree, target)
+}
+
+/// Shows `source` at `target` with its owners translated by the tables of a user namespace.
+pub(super) fn bind_translated(source: &Path, target: &Path, namespace: &OwnedFd) -> io::Result<()> {
+    const ATTR_IDMAP: u64 = 0x0010_0000;
+    let tree = clone_tree(source)?;
+    let userns_fd = namespace.as_raw_fd() as u64;
+    let changes = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    set_attributes(tree.as_raw_fd(), c"", AT_EMPTY_PATH, &changes)?;
+    attach(&tree, target)
+}
+
+fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     const OPEN_TREE_CLONE: c_uint = 1;
     const OPEN_TREE_CLOEXEC: c_uint = 0o2000000;
-    const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
-    let (source, target) = (c_string(source)?, c_string(target)?);
+    let source = c_string(source)?;
     let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
     // SAFETY: the path ends in NUL and lives through the call; the new descriptor is owned by nobody else.
-    let tree = unsafe { OwnedFd::from_raw_fd(check_long(syscall(OPEN_TREE, AT_FDCWD, source.as_ptr(), flags))?) };
-    set_attributes(tree.as_raw_fd(), c"", AT_EMPTY_PATH | AT_RECURSIVE, attributes)?;
-    let fd = tree.as_raw_fd();
+    Ok(unsafe { OwnedFd::from_raw_fd(check_long(syscall(OPEN_TREE, AT_FDCWD, source.as_ptr(), flags))?) })
+}
+
+fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
+    let (fd, target) = (tree.as_raw_fd(), c_string(target)?);
+    let (empty, flags) = (c"".as_ptr(), MOVE_MOUNT_F_EMPTY_PATH);
     // SAFETY: both paths end in NUL and live through the call, the descriptor is open.
-    check_long(unsafe { syscall(MOVE_MOUNT, fd, c"".as_ptr(), AT_FDCWD, target.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH) })
-        .map(drop)
+    check_long(unsafe { syscall(MOVE_MOUNT, fd, empty, AT_FDCWD, target.as_ptr(), flags) }).map(drop)
 }
 
 /// Makes the root mount itself read-only, not what is mounted below it.
 pub(super) fn seal_root() -> io::Result<()> {
-    set_attributes(AT_FDCWD, c"/", 0, ATTR_RDONLY)
+    set_attributes(AT_FDCWD, c"/", 0, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
 }
 
-fn set_attributes(fd: RawFd, path: &CStr, flags: c_uint, attributes: u64) -> io::Result<()> {
-    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, userns_fd: 0 };
-    let size = size_of::<MountAttr>();
+fn set_attributes(fd: RawFd, path: &CStr, flags: c_uint, changes: &MountAttr) -> io::Result<()> {
+    let (path, changes, size) = (path.as_ptr(), std::ptr::from_ref(changes), size_of::<MountAttr>());
     // SAFETY: the path ends in NUL and the structure has the size that is told; both live through the call.
-    check_long(unsafe { syscall(MOUNT_SETATTR, fd, path.as_ptr(), flags, &attr as *const MountAttr, size) }).map(drop)
+    check_long(unsafe { syscall(MOUNT_SETATTR, fd, path, flags, changes, size) }).map(drop)
 }
 
 /// Makes the current directory, which is a mount, the root, and lets go of the old root for good.
