@@ -125,10 +125,10 @@ impl HostTools {
         parts.join(":")
     }
 
-    /// The variables that commands inside start with, `PATH` included.
+    /// The variables that commands inside start with, `PATH` included. What tools write below a home goes to the one
+    /// inside, by its `HOME`.
     pub fn env(&self) -> BTreeMap<String, String> {
         let mut env = BTreeMap::from([("PATH".to_owned(), self.path())]);
-        env.insert("CARGO_HOME".to_owned(), format!("{HOME}/.cargo"));
         env.extend(self.variables.iter().map(|(name, at)| (name.clone(), at.to_string_lossy().into_owned())));
         env
     }
@@ -173,7 +173,6 @@ mod tests {
         assert_eq!(tools.expose, [at(".cargo/bin"), at(".pyenv"), at(".rustup")]);
         assert_eq!(tools.caches, [(at(".cargo/registry"), PathBuf::from("/home/onramp/.cargo/registry"))]);
         let env = tools.env();
-        assert_eq!(env["CARGO_HOME"], "/home/onramp/.cargo");
         assert_eq!(Path::new(&env["RUSTUP_HOME"]), at(".rustup"));
         assert_eq!(Path::new(&env["PYENV_ROOT"]), at(".pyenv"));
         let start = format!("{}:{}:/usr/bin:", at(".cargo/bin").display(), at(".pyenv/shims").display());

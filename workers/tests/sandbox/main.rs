@@ -7,4 +7,5 @@ mod suite;
 
 mod docker;
 mod hostile;
+mod namespace;
 mod protocol;

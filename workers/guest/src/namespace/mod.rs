@@ -51,6 +51,7 @@ impl<T> Attempt<T> for io::Result<T> {
 pub(crate) fn launch() {
     sys::close_others();
     sys::clear_umask();
+    sys::restore_signals();
     // Away from the worker's terminal: a Ctrl-C there is the worker's to handle.
     sys::new_session();
     sys::set_name(c"onramp-guest");

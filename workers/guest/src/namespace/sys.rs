@@ -86,11 +86,13 @@ const AT_RECURSIVE: c_uint = 0x8000;
 mod number {
     pub(super) const CAPSET: i64 = 126;
     pub(super) const PIVOT_ROOT: i64 = 155;
+    pub(super) const RT_SIGACTION: i64 = 13;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub(super) const CAPSET: i64 = 91;
     pub(super) const PIVOT_ROOT: i64 = 41;
+    pub(super) const RT_SIGACTION: i64 = 134;
 }
 const PIDFD_SEND_SIGNAL: c_long = 424;
 const OPEN_TREE: c_long = 428;
@@ -144,6 +146,22 @@ pub(super) fn unshare_namespaces(flags: c_int) -> io::Result<()> {
 pub(super) fn new_session() {
     // SAFETY: takes nothing. It fails only where the caller leads a group already, and then nothing is to be done.
     unsafe { setsid() };
+}
+
+/// Undoes what the worker or its own parents ignore: an ignored signal would stay so in every command. The call itself,
+/// because the C library hides the signals that it uses between threads, and ignores one of them when it starts programs.
+pub(super) fn restore_signals() {
+    const SIGPIPE: c_int = 13;
+    const LAST_SIGNAL: c_int = 64;
+    /// `struct sigaction` of the kernel: the default handler, no flags, nothing blocked.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SET_BYTES: usize = 8;
+    let none: *const c_void = std::ptr::null();
+    // The standard library relies on ignoring SIGPIPE, and undoes that in what it starts.
+    for signal in (1..=LAST_SIGNAL).filter(|signal| *signal != SIGPIPE) {
+        // SAFETY: the structure lives through the call; no handler is installed. It fails where there is no other.
+        unsafe { syscall(number::RT_SIGACTION, signal, DEFAULT.as_ptr(), none, SET_BYTES) };
+    }
 }
 
 pub(super) fn clear_umask() {
