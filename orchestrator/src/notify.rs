@@ -173,7 +173,13 @@ impl Notifier {
                     QueueRecord::Applied { task, .. } | QueueRecord::Joined { task, .. } => task,
                     QueueRecord::Observed { .. } | QueueRecord::CursorMoved { .. } => continue,
                 };
-                memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });
+                let pending =
+                    memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });
+                // What only waits for the pace of edits is looked at again: the news may be the end, which is told at
+                // once. What waits for the forge goes on waiting.
+                if pending.tries == 0 {
+                    pending.not_before = now;
+                }
             }
             memory.read_to = Some(read_to);
             if n_events < BATCH {

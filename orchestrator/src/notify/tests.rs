@@ -172,6 +172,20 @@ async fn stages_are_told_every_five_seconds_and_the_end_at_once() {
 }
 
 #[tokio::test]
+async fn an_end_right_after_a_held_back_stage_is_told_at_once() {
+    let room = Room::new();
+    let id = room.enqueue("acme/web", 12).await;
+    room.deliver().await;
+    let lease = room.lease().await;
+    room.queue.renew(&lease, Stage::AgentRunning).await.unwrap();
+    assert_eq!(room.deliver().await, 0, "the stage waits for the pace of edits");
+    let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+    room.queue.report(&lease, report).await.unwrap();
+    assert_eq!(room.deliver().await, 1);
+    assert!(room.comment(id).unwrap().contains("**Nothing changed**"));
+}
+
+#[tokio::test]
 async fn many_events_become_one_edit_of_the_state_of_now() {
     let room = Room::new();
     let id = room.enqueue("acme/web", 12).await;
