@@ -19,7 +19,10 @@ use tracing_subscriber::{
 use crate::config::LogFormat;
 
 /// Targets that begin so (`hyper_util` too) stay at `info`.
-const PINNED: [&str; 6] = ["bollard", "octocrab", "hyper", "reqwest", "h2", "sled"];
+const PINNED: [&str; 5] = ["bollard", "hyper", "reqwest", "h2", "sled"];
+/// Logs each failed request as an error, also those that are repeated as a matter of course. What matters of them, the
+/// forge tells in words of its own.
+const SILENT: &str = "octocrab";
 
 /// Sets up the log of this process.
 ///
@@ -32,7 +35,11 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn subscriber<W>(
+/// The log of this process, made but not set up: tests look at what it writes.
+///
+/// # Errors
+/// E006 when the filter cannot be read.
+pub fn subscriber<W>(
     format: LogFormat,
     filter: &str,
     writer: W,
@@ -47,7 +54,7 @@ where
         )
     })?;
     let pins = PINNED.into_iter().map(|target| (target, LevelFilter::INFO));
-    let pins = Targets::new().with_default(LevelFilter::TRACE).with_targets(pins);
+    let pins = Targets::new().with_default(LevelFilter::TRACE).with_targets(pins).with_target(SILENT, LevelFilter::OFF);
     let layer = fmt::layer().with_writer(writer);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
@@ -98,7 +105,7 @@ mod tests {
                 tracing::debug!(target: "bollard::docker", "env SECRET=canary");
                 tracing::trace!(target: "bollard::read", "canary");
                 tracing::debug!(target: "hyper_util::client", "canary");
-                tracing::debug!(target: "octocrab", "canary");
+                tracing::error!(target: "octocrab", "failed with error canary");
                 tracing::debug!(target: "h2::codec", "canary");
                 let request = tracing::trace_span!(target: "reqwest::connect", "request");
                 let _entered = request.enter();
