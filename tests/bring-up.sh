@@ -24,8 +24,8 @@ give_up() { printf 'bring-up: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
-# install PACKAGE...: from Debian's archive, or a sentence that says what to do.
-install() {
+# debian PACKAGE...: installs from Debian's archive, or says what to do.
+debian() {
   if [ "$(id -u)" != 0 ] || ! have apt-get; then
     give_up "missing: $*. Install with your package manager, for instance: sudo apt-get install $*"
   fi
@@ -46,11 +46,15 @@ bring_programs() {
   have bash || missing+=(bash)
   # Newer releases of Debian have the client in a package of its own.
   if ! have dockerd && ! engine_answers; then missing+=(docker.io); fi
-  # The guest's own image needs a shell that brings all it needs along.
+  # An engine on a kernel with AppArmor starts no container without its parser.
+  if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ] && ! [ -x /sbin/apparmor_parser ]; then
+    missing+=(apparmor)
+  fi
+  # The smallest image needs a shell that brings all it needs along.
   if ! busybox_is_static; then missing+=(busybox-static); fi
   have npm || missing+=(nodejs npm)
-  [ ${#missing[@]} = 0 ] || install "${missing[@]}"
-  have docker || install docker-cli
+  [ ${#missing[@]} = 0 ] || debian "${missing[@]}"
+  have docker || debian docker-cli
   [ -x "$(git --exec-path)/git-http-backend" ] || give_up "this git has no git-http-backend; the tests serve repositories with it"
   say "programs are there: git $(git --version | cut -d' ' -f3), $(busybox 2>&1 | sed -n '1s/ (.*//p'), node $(node --version)"
 }
@@ -186,6 +190,9 @@ case ${1:-} in
   '') ;;
   *) give_up "usage: tests/bring-up.sh [--stop]" ;;
 esac
+# One at a time: two would fetch and import the same things.
+exec 9>"$state/lock"
+flock 9
 bring_programs
 bring_engine
 bring_agents
