@@ -1,3 +1,27 @@
-//! The proof: what Onramp promises, through the front door, on real parts.
+//! The proof: what Onramp promises, through the front door, on real parts. A test name is a statement.
 
+mod bad_input;
+mod door;
+mod real_agent;
+mod road;
 mod tidy;
+mod verdicts;
+
+/// Makes a test of each statement for each kind of sandbox.
+macro_rules! with_each_sandbox {
+    ($($statement:ident),+ $(,)?) => {
+        mod docker {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $statement() {
+                super::$statement(tests::Backend::Docker).await;
+            })+
+        }
+        mod namespace {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $statement() {
+                super::$statement(tests::Backend::Namespace).await;
+            })+
+        }
+    };
+}
+use with_each_sandbox;

@@ -110,18 +110,24 @@ fn a_foreign_crate_is_named_only_in_the_files_that_wrap_it() {
         ("bollard::", &["workers/src/sandbox/docker"]),
         ("octocrab::", &["workers/src/forge/github"]),
         ("minijinja::", &["templates/src/"]),
-        ("env::var", &["orchestrator/src/config", "workers/build.rs", "tests/"]),
+        // The guest's environment is that of the box, a build script's is cargo's, and tests are run by people.
+        (
+            "env::var",
+            &["orchestrator/src/config", "workers/build.rs", "workers/guest/src/", "workers/tests/", "tests/"],
+        ),
     ];
+    let mut complaints = Vec::new();
     for (path, text) in files(".rs") {
         for (name, places) in law {
             if places.iter().any(|place| path.starts_with(place)) || path.starts_with("tests/e2e/tidy") {
                 continue;
             }
             let code = before_tests(&text).filter(|(_, line)| !line.trim_start().starts_with("//"));
-            let named = code.map(|(n, line)| (n, names(line, name))).find(|(_, named)| *named);
-            assert!(named.is_none(), "{path}:{} names {name}, which only {places:?} may", named.unwrap().0);
+            let named = code.filter(|(_, line)| names(line, name));
+            complaints.extend(named.map(|(n, _)| format!("{path}:{n} names {name}, which only {places:?} may")));
         }
     }
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 /// Whether a line names the crate or module `what`, and not only something whose name ends like it.
@@ -132,10 +138,10 @@ fn names(line: &str, what: &str) -> bool {
 
 #[test]
 fn a_file_tells_one_story_of_at_most_500_lines_before_its_tests() {
-    for (path, text) in files(".rs") {
-        let n = before_tests(&text).count();
-        assert!(n <= 500, "{path} has {n} lines before its tests; split it where its story splits");
-    }
+    let lengths = files(".rs").into_iter().map(|(path, text)| (path, before_tests(&text).count()));
+    // A file of nothing but tests may take the room that they need.
+    let too_long: Vec<_> = lengths.filter(|(path, n)| *n > 500 && !path.ends_with("/tests.rs")).collect();
+    assert!(too_long.is_empty(), "split these where their stories split: {too_long:#?}");
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn the_architecture_fits_in_one_reading() {
 
 #[test]
 fn no_template_signs_off_for_anybody() {
-    for (path, text) in [".rs", ".toml", ".md", ".j2", ".txt"].into_iter().flat_map(files) {
+    for (path, text) in [".j2", ".toml"].into_iter().flat_map(files) {
         let signs = path.starts_with("templates/") && text.to_lowercase().contains("signed-off-by");
         assert!(!signs, "{path}: only a person can sign off");
     }

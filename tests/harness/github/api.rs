@@ -193,7 +193,17 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
     match (at.call.method.as_str(), path) {
         ("GET", []) => {
             at.need(Need::Metadata)?;
-            Ok(Reply::ok(json::repository(at.state, at.repo())))
+            let mut body = json::repository(at.state, at.repo());
+            if let Token::Personal { login } = &at.token {
+                // Apps are not told what they may do.
+                let own = at.repo().permissions.get(login).copied().unwrap_or(Permission::None);
+                let may = |least| own >= least;
+                let (push, admin) = (may(Permission::Write), may(Permission::Admin));
+                body["permissions"] = json!({
+                    "pull": may(Permission::Read), "triage": push, "push": push, "maintain": admin, "admin": admin,
+                });
+            }
+            Ok(Reply::ok(body))
         }
         ("GET", ["collaborators", login, "permission"]) => permission(at, login),
         ("GET", ["git", "ref" | "refs", "heads", branch @ ..]) => reference(at, &branch.join("/")),
