@@ -48,13 +48,16 @@ pub enum Backend {
     Namespace,
 }
 
+/// What a test changes of the configuration.
+type Change = Box<dyn FnOnce(&mut Config)>;
+
 /// What a test wants of an Onramp before it starts.
 pub struct Setup {
     backend: Backend,
     script: String,
     files: Vec<(String, String)>,
     app: Option<u64>,
-    changes: Vec<Box<dyn FnOnce(&mut Config)>>,
+    changes: Vec<Change>,
 }
 
 /// A running Onramp and its surroundings.
@@ -142,8 +145,7 @@ impl Setup {
         github.user("eve", 8).permission(REPO, "eve", Permission::Read);
 
         let dir = tempfile::Builder::new().prefix("onramp-test-").tempdir().expect("a temporary directory");
-        let mut config = Config::default();
-        config.data_dir = dir.path().to_owned();
+        let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
         config.server.listen = "127.0.0.1:0".to_owned();
         config.github.api_url = github.api_url();
         config.github.git_url = github.git_url();

@@ -40,7 +40,7 @@ impl Exchange {
 pub(super) async fn answer(server: &Server, exchange: &Exchange, call: &Call) -> Response {
     let root = match authorise(server, exchange, call) {
         Ok(root) => root,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.into_response(),
     };
     match backend(root, exchange, call).await {
         Ok(response) => response,
@@ -48,28 +48,42 @@ pub(super) async fn answer(server: &Server, exchange: &Exchange, call: &Call) ->
     }
 }
 
+/// Why git is not let in.
+enum Refusal {
+    Anonymous,
+    NotFound,
+    Denied(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Anonymous => {
+                let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"GitHub\"")];
+                (StatusCode::UNAUTHORIZED, ask, "Authentication failed").into_response()
+            }
+            Self::NotFound => (StatusCode::NOT_FOUND, "Repository not found.").into_response(),
+            Self::Denied(repo) => (StatusCode::FORBIDDEN, format!("Permission to {repo}.git denied.")).into_response(),
+        }
+    }
+}
+
 /// The folder of the bare repositories, when the token in the request may do this.
-fn authorise(server: &Server, exchange: &Exchange, call: &Call) -> Result<std::path::PathBuf, Response> {
+fn authorise(server: &Server, exchange: &Exchange, call: &Call) -> Result<std::path::PathBuf, Refusal> {
     let state = server.state();
-    let anonymous = || {
-        let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"GitHub\"")];
-        (StatusCode::UNAUTHORIZED, ask, "Authentication failed").into_response()
-    };
+    let anonymous = || Refusal::Anonymous;
     let basic = call.header(header::AUTHORIZATION).strip_prefix("Basic ").ok_or_else(anonymous)?;
     let basic = STANDARD.decode(basic).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(anonymous)?;
     let token = basic.split_once(':').filter(|(user, _)| *user == "x-access-token").map(|(_, token)| token);
     let token = token.and_then(|token| state.tokens.get(token)).ok_or_else(anonymous)?;
     let need = if exchange.writes { Need::WriteContents } else { Need::ReadContents };
     let Some(repo) = state.find(&exchange.repo) else {
-        return Err((StatusCode::NOT_FOUND, "Repository not found.").into_response());
+        return Err(Refusal::NotFound);
     };
     match token.may(need, repo) {
         Ok(()) => Ok(state.root.clone()),
-        Err(refusal) if refusal.status == 404 => Err((StatusCode::NOT_FOUND, "Repository not found.").into_response()),
-        Err(_) => {
-            let text = format!("Permission to {}.git denied.", exchange.repo);
-            Err((StatusCode::FORBIDDEN, text).into_response())
-        }
+        Err(refusal) if refusal.status == 404 => Err(Refusal::NotFound),
+        Err(_) => Err(Refusal::Denied(exchange.repo.clone())),
     }
 }
 

@@ -223,8 +223,10 @@ fn every_default_glob_is_valid() {
 fn the_committed_schema_is_the_one_that_the_code_means() {
     let committed =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/onramp.schema.json")).unwrap();
+    let meant = json_schema();
+    let difference = similar::TextDiff::from_lines(&committed, &meant).unified_diff().to_string();
     assert!(
-        committed == json_schema(),
-        "docs/onramp.schema.json is stale; write it anew: cargo run -p workers --example onramp_schema > docs/onramp.schema.json"
+        committed == meant,
+        "docs/onramp.schema.json is stale; write it anew: cargo run -- schema > docs/onramp.schema.json\n{difference}"
     );
 }
