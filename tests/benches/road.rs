@@ -35,9 +35,24 @@ type Times = BTreeMap<&'static str, Vec<u128>>;
 #[tokio::main]
 async fn main() {
     let runs = std::env::args().nth(1).map_or(10, |text| text.parse().expect("usage: road-bench [RUNS]"));
-    let docker = onramp(Backend::Docker, runs).await;
-    let namespace = onramp(Backend::Namespace, runs).await;
-    let script = script(runs).await;
+    let on_docker = Setup::new(Backend::Docker).agent(AGENT).start().await;
+    let on_namespaces = Setup::new(Backend::Namespace).agent(AGENT).start().await;
+    let by_script = Script::start().await;
+    let (mut docker, mut namespace, mut script) = (Times::new(), Times::new(), Times::new());
+    // In turns, so that whatever else the machine does falls on all three alike.
+    for run in 0..=runs {
+        // The first run clones the mirror and fills every cache of the machine.
+        let note = |times: &mut Times, measured: Vec<(&'static str, u128)>| {
+            for (stage, time) in measured.into_iter().filter(|_| run > 0) {
+                times.entry(stage).or_default().push(time);
+            }
+        };
+        note(&mut docker, one_task(&on_docker, run).await);
+        note(&mut namespace, one_task(&on_namespaces, run).await);
+        note(&mut script, by_script.run(run).await);
+    }
+    on_docker.end().await;
+    on_namespaces.end().await;
     println!("The road in milliseconds, {runs} runs each after one to warm up: p50 (min..max)\n");
     println!("{:<10} {:>26} {:>26} {:>26}", "stage", "onramp, docker", "onramp, namespaces", "shell script, docker");
     for stage in STAGES.into_iter().chain(["total"]) {
@@ -55,22 +70,6 @@ fn summary(times: &[u128]) -> String {
 }
 
 /// The road through Onramp's front door.
-async fn onramp(backend: Backend, runs: usize) -> Times {
-    let onramp = Setup::new(backend).agent(AGENT).start().await;
-    let mut times = Times::new();
-    for run in 0..=runs {
-        let measured = one_task(&onramp, run).await;
-        // The first run clones the mirror and fills every cache of the machine.
-        if run > 0 {
-            for (stage, time) in measured {
-                times.entry(stage).or_default().push(time);
-            }
-        }
-    }
-    onramp.end().await;
-    times
-}
-
 async fn one_task(onramp: &Onramp, run: usize) -> Vec<(&'static str, u128)> {
     let issue = onramp.github.issue(REPO, &format!("The answer is wrong, {run}"), "", "eve");
     let delivery = onramp.github.label(REPO, issue, LABEL, "ada");
@@ -112,21 +111,29 @@ async fn one_task(onramp: &Onramp, run: usize) -> Vec<(&'static str, u128)> {
     times
 }
 
-/// The same steps by `road.sh`.
-async fn script(runs: usize) -> Times {
-    let github = GitHub::start().await;
-    let check = format!("version = 1\n[[check]]\nname = \"answer\"\ncommand = \"{CHECK}\"\n");
-    let test = "grep -qx 42 answer.txt || { echo \"the answer is $(cat answer.txt)\"; exit 1; }\n";
-    github.repository(REPO, &[(".onramp.toml", &check), ("test.sh", test), ("answer.txt", "41\n")]);
-    github.user("ada", 7).permission(REPO, "ada", Permission::Write);
-    let token = github.personal_token("ada");
-    let mut times = Times::new();
-    for run in 0..=runs {
+/// The same steps by `road.sh`, against a GitHub of its own.
+struct Script {
+    github: GitHub,
+    token: String,
+}
+
+impl Script {
+    async fn start() -> Self {
+        let github = GitHub::start().await;
+        let check = format!("version = 1\n[[check]]\nname = \"answer\"\ncommand = \"{CHECK}\"\n");
+        let test = "grep -qx 42 answer.txt || { echo \"the answer is $(cat answer.txt)\"; exit 1; }\n";
+        github.repository(REPO, &[(".onramp.toml", &check), ("test.sh", test), ("answer.txt", "41\n")]);
+        github.user("ada", 7).permission(REPO, "ada", Permission::Write);
+        let token = github.personal_token("ada");
+        Self { github, token }
+    }
+
+    async fn run(&self, run: usize) -> Vec<(&'static str, u128)> {
         let environment = [
-            ("GIT_URL", github.git_url()),
-            ("API_URL", github.api_url()),
+            ("GIT_URL", self.github.git_url()),
+            ("API_URL", self.github.api_url()),
             ("REPO", REPO.to_owned()),
-            ("TOKEN", token.clone()),
+            ("TOKEN", self.token.clone()),
             ("IMAGE", IMAGE.to_owned()),
             ("AGENT", AGENT.to_owned()),
             ("CHECK", CHECK.to_owned()),
@@ -134,14 +141,9 @@ async fn script(runs: usize) -> Times {
         ];
         let path = target::workspace().join("tests/benches/road.sh");
         let measured = tokio::task::spawn_blocking(move || run_script(&path, environment)).await;
-        if run > 0 {
-            for (stage, time) in measured.expect("the script does not panic") {
-                times.entry(stage).or_default().push(time);
-            }
-        }
+        assert_eq!(self.github.pulls().len(), run + 1);
+        measured.expect("the script does not panic")
     }
-    assert_eq!(github.pulls().len(), runs + 1);
-    times
 }
 
 fn run_script(path: &Path, environment: [(&str, String); 8]) -> Vec<(&'static str, u128)> {
