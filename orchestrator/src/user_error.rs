@@ -15,7 +15,7 @@ pub fn print(failure: &Failure, colour: bool) {
     let _ = std::io::stderr().write_all(render(failure, colour).as_bytes());
 }
 
-/// The text of [`print`].
+/// The text of [`print()`].
 ///
 /// The detail may come out of a sandbox: control codes of terminals are removed, long lines are cut.
 pub fn render(failure: &Failure, colour: bool) -> String {
