@@ -390,10 +390,11 @@ fn sandbox_name(task: &Task, purpose: &str) -> String {
 
 fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str) -> SandboxSpec {
     SandboxSpec {
-        name: sandbox_name(task, purpose),
-        task: task.id,
+        task: Some(task.id),
+        scope: task.request.repo.to_string(),
         image: config.environment.image.clone(),
         limits: config.limits.sandbox.clone(),
+        ..SandboxSpec::new(sandbox_name(task, purpose))
     }
 }
 

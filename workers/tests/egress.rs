@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, Uri},
     response::Response,
 };
-use tasks::TaskId;
+
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use workers::{
@@ -64,12 +64,7 @@ impl Model {
 
 async fn sandbox(root: &Path, name: &str) -> Sandbox {
     let backend = Arc::new(NamespaceBackend::new(root.to_owned(), HostTools::default(), true));
-    let spec = SandboxSpec {
-        name: format!("onramp-egress-{name}-{}", std::process::id()),
-        task: TaskId::from_bytes([7; 16]),
-        image: None,
-        limits: Default::default(),
-    };
+    let spec = SandboxSpec::new(format!("onramp-egress-{name}-{}", std::process::id()));
     Sandbox::start(backend, &spec).await.unwrap()
 }
 

@@ -6,7 +6,7 @@
 use std::{panic::AssertUnwindSafe, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tasks::{CommitSha, Failure, RepoName, TaskId};
+use tasks::{CommitSha, Failure, RepoName};
 use workers::{
     checkout::Mirror,
     forge::{Forge, local::LocalForge},
@@ -60,7 +60,7 @@ async fn in_a_box(purpose: &str, test: impl AsyncFnOnce(&Box)) {
     let backend = backend(dir.path()).await;
     let name = format!("onramp-extract-{}-{purpose}", std::process::id());
     let limits = Limits { memory_bytes: 512 << 20, disk_bytes: 1 << 30, pids: 256, ..Limits::default() };
-    let spec = SandboxSpec { name, task: TaskId::from_bytes([0; 16]), image: None, limits };
+    let spec = SandboxSpec { limits, ..SandboxSpec::new(name) };
     let sandbox = Sandbox::start(backend, &spec).await.expect("starts");
     let its = Box { dir, mirror, base: base.commit, sandbox };
     its.sandbox.put(its.mirror.files(&its.base).await.unwrap()).await.expect("takes the files");

@@ -56,13 +56,38 @@ impl Default for Limits {
 pub struct SandboxSpec {
     /// Unique name, also the container's name: `onramp-<task id>-<attempt>-<purpose>`.
     pub name: String,
-    /// The task it works for; a label that the sweep looks at.
-    pub task: TaskId,
+    /// The task it works for, as a label for people who look; `None`: none yet.
+    pub task: Option<TaskId>,
+    /// The repository it works for. Boxes of different ones do not share a user id where the backend can avoid it.
+    pub scope: String,
     /// The image to start from. `None`: the backend's own default (Docker: the configured default image; namespaces: the
     /// host's tools).
     pub image: Option<String>,
+    /// A prepared base to start from instead.
+    pub base: Option<KeptBase>,
     /// Limits.
     pub limits: Limits,
+}
+
+impl SandboxSpec {
+    /// A box of this name from the backend's default, with the default limits.
+    pub fn new(name: impl Into<String>) -> Self {
+        let (scope, limits) = (String::new(), Limits::default());
+        Self { name: name.into(), task: None, scope, image: None, base: None, limits }
+    }
+}
+
+/// A prepared base as its backend keeps it: a file system at rest that boxes start from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeptBase {
+    /// Its id among all bases of this installation.
+    pub id: String,
+    /// `docker` or `namespace`.
+    pub kind: String,
+    /// Where the backend keeps it: the id of an image, or a directory.
+    pub kept_as: String,
+    /// What it was made from, for the evidence: `rust:1.91@sha256:…`, or `host tools`.
+    pub environment: String,
 }
 
 /// The byte stream to and from the guest: its standard input and output.

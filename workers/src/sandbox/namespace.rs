@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use guest::launch::{Answer, Launch, Layer};
-use tasks::{Code, Failure, TaskId};
+use tasks::{Code, Failure};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -81,7 +81,7 @@ impl NamespaceBackend {
     pub async fn probe(&self) -> Result<String, Failure> {
         let name = format!("onramp-probe-{}-{}", std::process::id(), self.n_started.load(Ordering::Relaxed));
         let limits = Limits { memory_bytes: 256 << 20, pids: 16, disk_bytes: 16 << 20, ..Limits::default() };
-        let spec = SandboxSpec { name, task: TaskId::from_bytes([0; 16]), image: None, limits };
+        let spec = SandboxSpec { limits, ..SandboxSpec::new(name) };
         let facts = match self.start_box(&spec).await {
             Ok((_, facts)) => facts,
             Err(error) => return Err(into_failure(error)),

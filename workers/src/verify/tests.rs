@@ -58,12 +58,7 @@ fn git(dir: &Path, arguments: &[&str]) {
 
 fn spec(purpose: &str) -> SandboxSpec {
     let limits = Limits { memory_bytes: 256 << 20, pids: 64, disk_bytes: 64 << 20, ..Limits::default() };
-    SandboxSpec {
-        name: format!("onramp-verify-test-{purpose}"),
-        task: TaskId::from_bytes([1; 16]),
-        image: None,
-        limits,
-    }
+    SandboxSpec { limits, ..SandboxSpec::new(format!("onramp-verify-test-{purpose}")) }
 }
 
 impl Room {

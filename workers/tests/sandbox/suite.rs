@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tasks::TaskId;
+
 use workers::sandbox::{Command, Exit, FileKind, Limits, Output, Sandbox, SandboxBackend, SandboxSpec, TreeFile};
 
 /// One test per behaviour. `$backend` is an async function that returns the backend, or `None` to skip with a message.
@@ -70,7 +70,7 @@ pub(crate) fn spec(image: Option<&str>) -> SandboxSpec {
     static N: AtomicU32 = AtomicU32::new(0);
     let name = format!("onramp-test-{}-{}", std::process::id(), N.fetch_add(1, Ordering::Relaxed));
     let limits = Limits { memory_bytes: 512 << 20, disk_bytes: 1 << 30, pids: 256, ..Limits::default() };
-    SandboxSpec { name, task: TaskId::from_bytes([0; 16]), image: image.map(str::to_owned), limits }
+    SandboxSpec { image: image.map(str::to_owned), limits, ..SandboxSpec::new(name) }
 }
 
 /// Starts a sandbox for a test and stops it whatever the test does.

@@ -39,7 +39,7 @@ impl Room {
         let artifacts = Artifacts::open(&dir.path().join("artifacts"), task, 1).unwrap();
         let backend = Arc::new(NamespaceBackend::new(dir.path().join("boxes"), HostTools::default(), false));
         let limits = Limits { memory_bytes: 256 << 20, pids: 64, disk_bytes: 64 << 20, ..Limits::default() };
-        let spec = SandboxSpec { name: "onramp-agent-test".into(), task, image: None, limits };
+        let spec = SandboxSpec { task: Some(task), limits, ..SandboxSpec::new("onramp-agent-test") };
         let sandbox = Sandbox::start(backend.clone(), &spec).await.unwrap();
         Self { dir, backend, sandbox, artifacts, agents }
     }

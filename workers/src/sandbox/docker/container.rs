@@ -1,0 +1,103 @@
+//! What a container of ours is: every field of the request that makes one.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bytes::Bytes;
+
+use super::{DockerBackend, LABEL_INSTALLATION, LABEL_NAME, LABEL_TASK};
+use crate::sandbox::{GUEST, HOME, SandboxSpec, WORKSPACE};
+
+/// What the guest and every command in a sandbox run as. No user of the host needs to have this number.
+const UID: u64 = 1000;
+/// Files that one process may hold open. An engine cannot give more than it has itself, so this is modest.
+const MAX_OPEN_FILES: i64 = 16_384;
+/// The guest inside.
+const GUEST_PATH: &str = "/.onramp/guest";
+
+impl DockerBackend {
+    /// The container of a sandbox: nothing of the host, no network, no privilege, bounded in what can be bounded here.
+    pub(super) fn container(&self, spec: &SandboxSpec, image: &str) -> ContainerCreateBody {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut labels = HashMap::from([label(LABEL_INSTALLATION, &self.installation), label(LABEL_NAME, &spec.name)]);
+        labels.extend(spec.task.map(|task| label(LABEL_TASK, &task.to_string())));
+        ContainerCreateBody {
+            image: Some(image.to_owned()),
+            hostname: Some("sandbox".into()),
+            user: Some(format!("{UID}:{UID}")),
+            // The image's own environment names its tools; nothing of ours is added to it.
+            entrypoint: Some(vec![GUEST_PATH.into(), "--image-environment".into()]),
+            cmd: Some(Vec::new()),
+            working_dir: Some("/".into()),
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            open_stdin: Some(true),
+            // When our end is gone the guest reads its end, and ends the sandbox.
+            stdin_once: Some(true),
+            tty: Some(false),
+            healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
+            labels: Some(labels),
+            host_config: Some(self.host_config(spec)),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn host_config(&self, spec: &SandboxSpec) -> HostConfig {
+        let limits = &spec.limits;
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let memory = Some(signed(limits.memory_bytes));
+        let ulimit = |name: &str, n: i64| ResourcesUlimits { name: Some(name.into()), soft: Some(n), hard: Some(n) };
+        // A tmpfs takes the mode of the image's directory unless told otherwise, and counts as memory.
+        let tmpfs = |path: &str, size: u64, exec: &str| {
+            (path.to_owned(), format!("rw,nosuid,nodev,{exec},mode=1777,size={}", size.max(1 << 20)))
+        };
+        HostConfig {
+            network_mode: Some("none".into()),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges".into()]),
+            pids_limit: Some(signed(limits.pids)),
+            memory,
+            memory_swap: memory,
+            nano_cpus: Some((limits.cpus.clamp(0.01, self.n_cpus) * 1e9) as i64),
+            ulimits: Some(vec![
+                ulimit("nofile", MAX_OPEN_FILES),
+                ulimit("core", 0),
+                ulimit("fsize", signed(limits.disk_bytes)),
+            ]),
+            tmpfs: Some(HashMap::from([
+                tmpfs("/tmp", (limits.memory_bytes / 2).min(limits.disk_bytes), "exec"),
+                tmpfs("/run", limits.memory_bytes / 16, "noexec"),
+                tmpfs("/dev/shm", limits.memory_bytes / 4, "noexec"),
+            ])),
+            log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+            auto_remove: Some(false),
+            ipc_mode: Some("private".into()),
+            ..HostConfig::default()
+        }
+    }
+}
+
+/// The guest, and the directories that it and the commands need, as one archive.
+pub(super) fn belongings() -> std::io::Result<Bytes> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, kind: tar::EntryType, owner: u64, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, path.trim_start_matches('/'), content)
+    };
+    add("/.onramp/", tar::EntryType::Directory, 0, b"")?;
+    add(GUEST_PATH, tar::EntryType::Regular, 0, GUEST)?;
+    add("/home/", tar::EntryType::Directory, 0, b"")?;
+    add(HOME, tar::EntryType::Directory, UID, b"")?;
+    add(WORKSPACE, tar::EntryType::Directory, UID, b"")?;
+    Ok(archive.into_inner()?.into())
+}

@@ -1,0 +1,122 @@
+//! The conversation with the engine itself: where it is, who it is, how long it may take.
+
+use std::{future::Future, time::Duration};
+
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+use futures_util::{Stream, StreamExt};
+use tasks::{Code, Failure};
+use tokio::time::timeout;
+
+/// Where an engine is when nobody says otherwise.
+pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// How long the engine may take for one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the longest call of all may take: building an image.
+pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Its version, such as `28.3.1`.
+    pub version: String,
+    /// The newest version of its interface.
+    pub api_version: String,
+    /// Its operating system and architecture, such as `linux/amd64`.
+    pub platform: String,
+}
+
+/// Asks the engine at `host` (or the usual place) who it is.
+///
+/// # Errors
+/// [`Code::EngineUnreachable`] when none answers.
+pub async fn probe(host: Option<&str>) -> Result<EngineInfo, Failure> {
+    let host = host.unwrap_or(DEFAULT_HOST);
+    let engine = open(host).await?;
+    let version = call(engine.version()).await.map_err(|error| unreachable(host, &error))?;
+    let part = |part: Option<String>| part.unwrap_or_else(|| "unknown".into());
+    Ok(EngineInfo {
+        version: part(version.version),
+        api_version: part(version.api_version),
+        platform: format!("{}/{}", part(version.os), part(version.arch)),
+    })
+}
+
+/// A client that speaks the engine's version of the interface.
+pub(super) async fn open(host: &str) -> Result<Docker, Failure> {
+    let seconds = BUILD_TIMEOUT.as_secs(); // ours are tighter, per call
+    let client = match host.split_once("://") {
+        Some(("unix", _)) => Docker::connect_with_unix(host, seconds, API_DEFAULT_VERSION),
+        Some(("tcp" | "http", _)) => Docker::connect_with_http(host, seconds, API_DEFAULT_VERSION),
+        _ => {
+            return Err(Failure::new(
+                Code::EngineUnreachable,
+                format!("`{host}` is not the address of a Docker engine"),
+            )
+            .next("Set DOCKER_HOST to unix:///path/to/docker.sock or tcp://host:port, or unset it."));
+        }
+    };
+    let client = client.map_err(|error| unreachable(host, &Trouble::Engine(error)))?;
+    call(client.negotiate_version()).await.map_err(|error| unreachable(host, &error))
+}
+
+pub(super) fn unreachable(host: &str, error: &Trouble) -> Failure {
+    Failure::new(Code::EngineUnreachable, format!("The Docker engine at {host} does not answer"))
+        .detail(error.to_string())
+}
+
+/// What can go wrong with a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("{0}")]
+    Engine(Error),
+    #[error("no answer within {} seconds", .0.as_secs())]
+    Slow(Duration),
+}
+
+impl Trouble {
+    /// The engine's own words, when it answered.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Engine(Error::DockerResponseServerError { status_code, .. }) => Some(*status_code),
+            Self::Engine(_) | Self::Slow(_) => None,
+        }
+    }
+
+    /// Nobody answered at all.
+    pub(super) fn is_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Engine(
+                Error::IOError { .. }
+                    | Error::HyperResponseError { .. }
+                    | Error::HyperLegacyError { .. }
+                    | Error::SocketNotFoundError(_)
+            )
+        )
+    }
+}
+
+pub(super) async fn call<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
+    match timeout(CALL_TIMEOUT, future).await {
+        Ok(result) => result.map_err(Trouble::Engine),
+        Err(_) => Err(Trouble::Slow(CALL_TIMEOUT)),
+    }
+}
+
+/// Reads the steps of a long call to its end. The error is the engine's own text.
+pub(super) async fn follow<T>(
+    limit: Duration,
+    steps: impl Stream<Item = Result<T, Error>>,
+    mut error_in: impl FnMut(T) -> Option<String>,
+) -> Result<(), String> {
+    let all = async {
+        let mut steps = std::pin::pin!(steps);
+        while let Some(step) = steps.next().await {
+            if let Some(error) = error_in(step.map_err(|error| error.to_string())?) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    timeout(limit, all).await.unwrap_or_else(|_| Err(format!("not done after {} minutes", limit.as_secs() / 60)))
+}
