@@ -7,12 +7,14 @@
 //! `onramp-guest --namespace` is the other half of the same program: it builds the namespaces that it then serves, and
 //! gives commands its own environment, which holds what the worker chose for them and nothing else.
 //! `onramp-guest --image-environment` gives commands what the image sets for every program in it, such as its `PATH`;
-//! otherwise nothing that the guest was started with reaches them.
+//! otherwise nothing that the guest was started with reaches them. Either puts the same filter of system calls over all
+//! that it starts (see [`seccomp`]).
 
 mod exec;
 mod files;
 mod flow;
 mod namespace;
+mod seccomp;
 mod serve;
 mod sys;
 mod tree;
@@ -25,7 +27,19 @@ fn main() {
             namespace::launch();
             serve::serve(true)
         }
-        Some("--image-environment") => serve::serve(true),
+        Some("--image-environment") => {
+            seal();
+            serve::serve(true)
+        }
         _ => serve::serve(false),
+    }
+}
+
+/// Closes in a container what its engine may have left open. A guest that cannot do it serves nothing.
+fn seal() {
+    sys::harden();
+    if let Err(error) = seccomp::install() {
+        eprintln!("the filter of system calls cannot be installed: {error}");
+        std::process::exit(1);
     }
 }

@@ -72,6 +72,33 @@ pub(crate) fn harden() {
     }
 }
 
+/// `struct sock_filter`: one instruction of a seccomp filter.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    pub(crate) code: u16,
+    pub(crate) jump_true: u8,
+    pub(crate) jump_false: u8,
+    pub(crate) value: u32,
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct FilterProgram {
+    length: u16,
+    instructions: *const Instruction,
+}
+
+/// Installs a seccomp filter on this process and all that it will start.
+pub(crate) fn install_filter(instructions: &[Instruction]) -> io::Result<()> {
+    const PR_SET_SECCOMP: c_int = 22;
+    const SECCOMP_MODE_FILTER: c_ulong = 2;
+    let length = u16::try_from(instructions.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = FilterProgram { length, instructions: instructions.as_ptr() };
+    // SAFETY: the program points to `length` instructions that outlive the call; the kernel copies them.
+    checked(unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program as *const FilterProgram) }).map(drop)
+}
+
 /// The standard input and output, as files that wait when read and written.
 pub(crate) fn standard_streams() -> io::Result<(File, File)> {
     set_blocking(0, true)?;

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use bollard::{
     Docker,
+    models::SystemInfoCgroupVersionEnum,
     query_parameters::{
         AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
         RemoveContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
@@ -28,7 +29,7 @@ use tasks::{Code, Failure};
 pub use self::engine::{EngineInfo, probe};
 use self::{
     container::belongings,
-    engine::{DEFAULT_HOST, Trouble, call, open, unreachable},
+    engine::{DEFAULT_HOST, Trouble, call, filters_calls, open, unreachable},
     stream::Attached,
 };
 use super::{SandboxBackend, SandboxError, SandboxSpec, Started};
@@ -47,8 +48,8 @@ pub struct DockerBackend {
     installation: String,
     /// A container must not ask for more than the engine has.
     n_cpus: f64,
-    /// What every container gets before it starts.
-    belongings: Bytes,
+    /// The engine limits with control groups of the first generation.
+    first_cgroups: bool,
 }
 
 impl DockerBackend {
@@ -56,7 +57,7 @@ impl DockerBackend {
     /// Onramp on the same engine.
     ///
     /// # Errors
-    /// [`Code::EngineUnreachable`] when none answers.
+    /// [`Code::EngineUnreachable`] when none answers; [`Code::WeakIsolation`] when it does not filter system calls.
     pub async fn connect(
         host: Option<&str>,
         default_image: Option<String>,
@@ -65,6 +66,7 @@ impl DockerBackend {
         let host = host.unwrap_or(DEFAULT_HOST);
         let engine = open(host).await?;
         let about = call(engine.info()).await.map_err(|error| unreachable(host, &error))?;
+        filters_calls(&about)?;
         let n_cpus = about.ncpu.map_or(f64::MAX, |n| n.max(1) as f64);
         Ok(Self {
             engine,
@@ -72,7 +74,7 @@ impl DockerBackend {
             default_image,
             installation: installation.to_owned(),
             n_cpus,
-            belongings: belongings().map_err(Failure::internal)?,
+            first_cgroups: about.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1),
         })
     }
 
@@ -88,15 +90,12 @@ impl DockerBackend {
 
     /// Puts in what the box needs, attaches, starts: in this order, so that not a byte of the guest is missed.
     async fn start_created(&self, spec: &SandboxSpec) -> Result<Attached, Failure> {
+        let belongings = belongings(&spec.scope).map_err(Failure::internal)?;
         let upload = UploadToContainerOptionsBuilder::new().path("/").build();
         let attach =
             AttachContainerOptionsBuilder::new().stdin(true).stdout(true).stderr(true).stream(true).logs(false).build();
         let (uploaded, attached) = tokio::join!(
-            call(self.engine.upload_to_container(
-                &spec.name,
-                Some(upload),
-                bollard::body_full(self.belongings.clone())
-            )),
+            call(self.engine.upload_to_container(&spec.name, Some(upload), bollard::body_full(belongings))),
             call(self.engine.attach_container(&spec.name, Some(attach))),
         );
         uploaded.map_err(|error| self.failure(&error, "The Docker engine cannot put the guest into a sandbox"))?;

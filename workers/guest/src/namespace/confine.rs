@@ -9,7 +9,8 @@ use std::{
 
 use guest::launch::{INSIDE_ID, Launch};
 
-use super::{Attempt, Refusal, seccomp, sys};
+use super::{Attempt, Refusal, sys};
+use crate::seccomp;
 
 const OPEN_FILES: u64 = 65_536;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;

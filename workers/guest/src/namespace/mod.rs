@@ -10,7 +10,6 @@
 mod confine;
 mod idmap;
 mod root;
-mod seccomp;
 mod sys;
 
 use std::{

@@ -61,7 +61,6 @@ pub(super) const ATTR_NOEXEC: u64 = 8;
 pub(super) const PR_SET_PDEATHSIG: c_int = 1;
 pub(super) const PR_SET_DUMPABLE: c_int = 4;
 pub(super) const PR_SET_NAME: c_int = 15;
-pub(super) const PR_SET_SECCOMP: c_int = 22;
 pub(super) const PR_CAPBSET_DROP: c_int = 24;
 pub(super) const PR_SET_SECUREBITS: c_int = 28;
 pub(super) const PR_SET_NO_NEW_PRIVS: c_int = 38;
@@ -72,10 +71,7 @@ pub(super) const RLIMIT_CORE: c_uint = 4;
 pub(super) const RLIMIT_NPROC: c_uint = 6;
 pub(super) const RLIMIT_NOFILE: c_uint = 7;
 
-pub(super) const EPERM: i32 = 1;
-pub(super) const ENOSYS: i32 = 38;
 pub(super) const POLLIN: i16 = 1;
-const EINVAL: i32 = 22;
 const SIGKILL: c_int = 9;
 const MNT_DETACH: c_int = 2;
 const AT_FDCWD: c_int = -100;
@@ -187,32 +183,6 @@ pub(super) fn set_process(option: c_int, two: u64, three: u64) -> io::Result<()>
 pub(super) fn set_name(name: &CStr) {
     // SAFETY: the name lives through the call and ends in NUL.
     unsafe { prctl(PR_SET_NAME, name.as_ptr()) };
-}
-
-/// `struct sock_filter`: one instruction of a seccomp filter.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Instruction {
-    pub(super) code: u16,
-    pub(super) jump_true: u8,
-    pub(super) jump_false: u8,
-    pub(super) value: u32,
-}
-
-/// `struct sock_fprog`.
-#[repr(C)]
-struct FilterProgram {
-    length: u16,
-    instructions: *const Instruction,
-}
-
-/// Installs a seccomp filter on this process and all that it will start.
-pub(super) fn install_filter(instructions: &[Instruction]) -> io::Result<()> {
-    const SECCOMP_MODE_FILTER: c_ulong = 2;
-    let length = u16::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(EINVAL))?;
-    let program = FilterProgram { length, instructions: instructions.as_ptr() };
-    // SAFETY: the program points to `length` instructions that outlive the call; the kernel copies them.
-    check(unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program as *const FilterProgram) }).map(drop)
 }
 
 /// Gives up every capability: effective, permitted and inheritable.

@@ -1,20 +1,29 @@
 //! What a container of ours is: every field of the request that makes one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::{DockerBackend, LABEL_INSTALLATION, LABEL_NAME, LABEL_TASK};
 use crate::sandbox::{GUEST, HOME, SandboxSpec, WORKSPACE};
 
-/// What the guest and every command in a sandbox run as. No user of the host needs to have this number.
-const UID: u64 = 1000;
+/// The users that sandboxes run as: numbers that no system gives to a person or a program of its own, and that are small
+/// enough for engines that map only the usual 65,536 of them.
+const USERS: RangeInclusive<u64> = 61_184..=65_519;
 /// Files that one process may hold open. An engine cannot give more than it has itself, so this is modest.
 const MAX_OPEN_FILES: i64 = 16_384;
+/// The kernel counts processes per user over all sandboxes of a scope, so this only stops a scope whose engine does not
+/// count them per container.
+const SANDBOXES_OF_A_SCOPE: u64 = 64;
+/// Half of what everything else gets when the CPUs are short: the worker and its engine come first.
+const CPU_SHARES: i64 = 512;
+/// When the whole machine is short of memory, the kernel looks here before it looks at the worker.
+const OOM_SCORE: i64 = 500;
 /// The guest inside.
 const GUEST_PATH: &str = "/.onramp/guest";
 
@@ -27,7 +36,7 @@ impl DockerBackend {
         ContainerCreateBody {
             image: Some(image.to_owned()),
             hostname: Some("sandbox".into()),
-            user: Some(format!("{UID}:{UID}")),
+            user: Some(format!("{0}:{0}", user_of(&spec.scope))),
             // The image's own environment names its tools; nothing of ours is added to it.
             entrypoint: Some(vec![GUEST_PATH.into(), "--image-environment".into()]),
             cmd: Some(Vec::new()),
@@ -62,28 +71,44 @@ impl DockerBackend {
             pids_limit: Some(signed(limits.pids)),
             memory,
             memory_swap: memory,
+            memory_swappiness: self.first_cgroups.then_some(0),
+            oom_score_adj: Some(OOM_SCORE),
+            cpu_shares: Some(CPU_SHARES),
             nano_cpus: Some((limits.cpus.clamp(0.01, self.n_cpus) * 1e9) as i64),
             ulimits: Some(vec![
                 ulimit("nofile", MAX_OPEN_FILES),
                 ulimit("core", 0),
+                ulimit("nproc", signed(limits.pids.saturating_mul(SANDBOXES_OF_A_SCOPE))),
                 ulimit("fsize", signed(limits.disk_bytes)),
             ]),
             tmpfs: Some(HashMap::from([
                 tmpfs("/tmp", (limits.memory_bytes / 2).min(limits.disk_bytes), "exec"),
                 tmpfs("/run", limits.memory_bytes / 16, "noexec"),
                 tmpfs("/dev/shm", limits.memory_bytes / 4, "noexec"),
+                // Everybody may write there in most images, and what is written would count nowhere.
+                tmpfs("/var/tmp", limits.memory_bytes / 4, "exec"),
             ])),
             log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
             restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
             auto_remove: Some(false),
             ipc_mode: Some("private".into()),
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             ..HostConfig::default()
         }
     }
 }
 
-/// The guest, and the directories that it and the commands need, as one archive.
-pub(super) fn belongings() -> std::io::Result<Bytes> {
+/// What the guest and every command in the sandboxes of this scope run as: the same number each time, because what a base
+/// of the scope holds belongs to it; and hardly ever that of another scope, whose files and limits it would share.
+fn user_of(scope: &str) -> u64 {
+    let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(scope));
+    let n_users = USERS.end() - USERS.start() + 1;
+    USERS.start() + u64::from(u32::from_be_bytes([a, b, c, d])) % n_users
+}
+
+/// The guest, and the directories that it and the commands of this scope need, as one archive.
+pub(super) fn belongings(scope: &str) -> std::io::Result<Bytes> {
+    let user = user_of(scope);
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |path: &str, kind: tar::EntryType, owner: u64, content: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -97,7 +122,21 @@ pub(super) fn belongings() -> std::io::Result<Bytes> {
     add("/.onramp/", tar::EntryType::Directory, 0, b"")?;
     add(GUEST_PATH, tar::EntryType::Regular, 0, GUEST)?;
     add("/home/", tar::EntryType::Directory, 0, b"")?;
-    add(HOME, tar::EntryType::Directory, UID, b"")?;
-    add(WORKSPACE, tar::EntryType::Directory, UID, b"")?;
+    add(HOME, tar::EntryType::Directory, user, b"")?;
+    add(WORKSPACE, tar::EntryType::Directory, user, b"")?;
     Ok(archive.into_inner()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_has_one_user_that_is_nobody_elses() {
+        assert_eq!(user_of("octo/widgets"), user_of("octo/widgets"));
+        assert_eq!(user_of("octo/widgets"), 63580, "bases that were kept belong to this number");
+        let users: std::collections::BTreeSet<u64> = (0..50).map(|n| user_of(&format!("octo/{n}"))).collect();
+        assert!(users.len() > 45, "{} users for 50 scopes", users.len());
+        assert!(users.iter().all(|user| USERS.contains(user)), "{users:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error, models::SystemInfo};
 use futures_util::{Stream, StreamExt};
 use tasks::{Code, Failure};
 use tokio::time::timeout;
@@ -57,6 +57,25 @@ pub(super) async fn open(host: &str) -> Result<Docker, Failure> {
     };
     let client = client.map_err(|error| unreachable(host, &Trouble::Engine(error)))?;
     call(client.negotiate_version()).await.map_err(|error| unreachable(host, &error))
+}
+
+/// Whether the engine puts a filter of system calls around its containers. Our guest installs its own one inside, but an
+/// engine without any has been told to leave walls out, or its kernel has none to give.
+pub(super) fn filters_calls(about: &SystemInfo) -> Result<(), Failure> {
+    let options = about.security_options.iter().flatten();
+    let mut seccomp = options.filter(|option| option.split(',').any(|part| part == "name=seccomp"));
+    let refused = |how: &str| {
+        Failure::new(Code::WeakIsolation, format!("The Docker engine {how} (seccomp), so no sandbox is started on it"))
+    };
+    match seccomp.next() {
+        None => Err(refused("does not filter system calls")
+            .next("Use an engine and a kernel with seccomp: `docker info` must list it under Security Options.")),
+        Some(option) if option.split(',').any(|part| part == "profile=unconfined") => Err(refused(
+            "was told not to filter system calls",
+        )
+        .next("Take `seccomp-profile: unconfined` out of the engine's daemon.json or command line, and restart it.")),
+        Some(_) => Ok(()),
+    }
 }
 
 pub(super) fn unreachable(host: &str, error: &Trouble) -> Failure {
@@ -119,4 +138,28 @@ pub(super) async fn follow<T>(
         Ok(())
     };
     timeout(limit, all).await.unwrap_or_else(|_| Err(format!("not done after {} minutes", limit.as_secs() / 60)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(options: &[&str]) -> String {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let about = SystemInfo { security_options: Some(options), ..SystemInfo::default() };
+        match filters_calls(&about) {
+            Ok(()) => "fine".to_owned(),
+            Err(failure) => format!("{} {}. {}", failure.code, failure.message, failure.next_step),
+        }
+    }
+
+    #[test]
+    fn an_engine_without_a_filter_of_system_calls_is_refused() {
+        assert_eq!(judged(&["name=apparmor", "name=seccomp,profile=default"]), "fine");
+        assert_eq!(judged(&["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]), "fine");
+        assert_eq!(judged(&["name=seccomp,profile=/etc/docker/mine.json"]), "fine");
+        insta::assert_snapshot!(judged(&["name=apparmor"]), @"E019 The Docker engine does not filter system calls (seccomp), so no sandbox is started on it. Use an engine and a kernel with seccomp: `docker info` must list it under Security Options.");
+        insta::assert_snapshot!(judged(&["name=seccomp,profile=unconfined"]), @"E019 The Docker engine was told not to filter system calls (seccomp), so no sandbox is started on it. Take `seccomp-profile: unconfined` out of the engine's daemon.json or command line, and restart it.");
+        assert!(filters_calls(&SystemInfo::default()).is_err(), "an engine that says nothing");
+    }
 }

@@ -135,8 +135,9 @@ pub(crate) async fn nothing_inside_gets_at_the_guest(backend: Backend) {
 
 pub(crate) async fn there_is_no_network_and_no_privilege(backend: Backend) {
     with_sandbox(backend, async |sandbox| {
-        let status = sh(sandbox, "grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status | tr -s '\\t' ' '").await;
-        assert_eq!(status, "CapPrm: 0000000000000000\nCapEff: 0000000000000000\nNoNewPrivs: 1");
+        let status =
+            sh(sandbox, "grep -E '^(CapEff|CapPrm|NoNewPrivs|Seccomp:)' /proc/self/status | tr -s '\\t' ' '").await;
+        assert_eq!(status, "CapPrm: 0000000000000000\nCapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2");
         let interfaces = sh(sandbox, "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '").await;
         assert!(interfaces.lines().all(|name| matches!(name, "lo" | "sit0" | "tunl0" | "ip6tnl0")), "{interfaces}");
         assert_eq!(sh(sandbox, "tail -n +2 /proc/net/route | wc -l").await.trim(), "0");

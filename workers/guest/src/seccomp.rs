@@ -3,11 +3,16 @@
 //! A deny list on purpose: a sandbox runs whatever a repository's build runs, and a call that is missing from an allow
 //! list breaks it in ways that nobody understands. What is denied is what reaches far into the kernel or beyond the
 //! sandbox and what no build needs. Calls that are newer than this list do not exist inside.
+//!
+//! The guest installs it itself, in every kind of sandbox. In a container it lies over the engine's own profile, and the
+//! stricter of the two decides: what the engine of that version forbids stays forbidden, and what an older one still
+//! allows is forbidden all the same.
 
 use std::io;
 
-use super::sys::{self, ENOSYS, EPERM, Instruction};
+use crate::sys::{self, EPERM, Instruction};
 
+const ENOSYS: i32 = 38;
 const EAFNOSUPPORT: i32 = 97;
 
 /// `AUDIT_ARCH_*` of this build.
