@@ -3,6 +3,8 @@
 //! Two layers: `config.example.toml`, embedded, and the operator's file on top of it, key by key. A secret is written as
 //! where it is found (`env:NAME`, `file:PATH`) and read while the configuration is.
 
+mod values;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -12,6 +14,8 @@ use std::{
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 use tasks::{AgentName, Code, Failure};
+pub use values::{Period, Size};
+use workers::{forbidden, sandbox::isolation::Isolation};
 
 /// The lowest layer.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -27,6 +31,9 @@ pub struct Config {
     pub server: Server,
     pub github: GitHub,
     pub sandbox: Sandbox,
+    pub bases: Bases,
+    pub pool: Pool,
+    pub gpu: Gpu,
     pub agent: Agent,
     pub models: BTreeMap<String, Model>,
     pub worker: Worker,
@@ -74,9 +81,67 @@ pub enum BackendChoice {
 pub struct Sandbox {
     pub backend: BackendChoice,
     pub docker_host: String,
+    #[serde(deserialize_with = "values::image")]
     pub default_image: String,
+    #[serde(deserialize_with = "values::runtime")]
+    pub runtime: String,
+    pub minimum_isolation: Isolation,
     pub accept_host_tools: bool,
+    pub accept_without: Vec<HostLimit>,
     pub expose: Vec<PathBuf>,
+}
+
+/// A limit that a host without the right control groups cannot enforce for sandboxes out of namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostLimit {
+    /// Memory of the whole sandbox.
+    Memory,
+    /// Processes of the whole sandbox.
+    Pids,
+    /// CPU time of the whole sandbox.
+    Cpu,
+}
+
+impl HostLimit {
+    /// The word in the configuration, which is also the name of the control group's controller.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Bases {
+    pub enabled: bool,
+    pub refresh_interval: Period,
+    pub max_age: Period,
+    pub max_count: usize,
+    pub disk: Size,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Pool {
+    pub max_warm: usize,
+    pub min_warm: usize,
+    pub idle_timeout: Period,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Gpu {
+    pub enabled: bool,
+    pub devices: Vec<String>,
+    pub wait_timeout: Period,
+    pub lock_dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -228,7 +293,36 @@ impl Config {
         let mut merged: toml::Table = toml::from_str(EXAMPLE).map_err(bad)?;
         check_keys(&own, &merged, "")?;
         merge(&mut merged, own);
-        merged.try_into().map_err(bad)
+        let config: Self = merged.try_into().map_err(bad)?;
+        config.cross_check()?;
+        Ok(config)
+    }
+
+    /// What no single value can show.
+    fn cross_check(&self) -> Result<(), Failure> {
+        let Self { sandbox, pool, bases, .. } = self;
+        let bad = |message: String| Err(Failure::new(Code::BadConfig, message));
+        if pool.min_warm > pool.max_warm {
+            let (min, max) = (pool.min_warm, pool.max_warm);
+            return bad(format!("pool.min_warm = {min} for each base is more than pool.max_warm = {max} in all"));
+        }
+        if bases.enabled && (bases.max_count == 0 || bases.disk.0 < 1 << 20) {
+            return bad(
+                "bases.max_count and bases.disk leave room for no base; use bases.enabled = false instead".into()
+            );
+        }
+        if sandbox.backend == BackendChoice::Namespace {
+            sandbox.minimum_isolation.demand(Isolation::Namespace)?;
+            if !sandbox.runtime.is_empty() {
+                let runtime = &sandbox.runtime;
+                return bad(format!(
+                    "sandbox.runtime = {runtime:?} needs an engine, and sandbox.backend is \"namespace\""
+                ));
+            }
+        } else if sandbox.minimum_isolation > Isolation::Docker {
+            sandbox.minimum_isolation.demand(Isolation::of_runtime(&sandbox.runtime))?;
+        }
+        Ok(())
     }
 
     /// Where the data lies: as configured, else the platform's place for state.
@@ -271,6 +365,9 @@ fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<()
             }
             Some(_) => {}
             None => {
+                if let Some(why) = forbidden::why_no_key(key) {
+                    return Err(Failure::new(Code::BadConfig, format!("there is no key `{path}`; {why}")));
+                }
                 let nearest = known.keys().max_by(|a, b| strsim::jaro(key, a).total_cmp(&strsim::jaro(key, b)));
                 let hint = nearest.filter(|near| strsim::jaro(key, near) > 0.7);
                 let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{prefix}{near}`?"));
@@ -361,6 +458,90 @@ mod tests {
     fn a_wrong_key_is_named_with_the_right_one() {
         assert_eq!(refused("[github]\nlable = \"x\""), "there is no key `github.lable`; did you mean `github.label`?");
         assert_eq!(refused("zzz = 1"), "there is no key `zzz`");
+    }
+
+    #[test]
+    fn sandboxes_bases_pool_and_gpus_have_typed_values() {
+        let config = Config::default();
+        assert_eq!((config.sandbox.runtime.as_str(), config.sandbox.minimum_isolation), ("", Isolation::Namespace));
+        assert_eq!(config.bases.max_age, Period(std::time::Duration::from_secs(7 * 86_400)));
+        assert_eq!((config.bases.max_count, config.bases.disk, config.pool.max_warm), (20, Size(20 << 30), 4));
+        let config =
+            Config::parse("[sandbox]\naccept_without = [\"memory\", \"cpu\"]\n[pool]\nidle_timeout = \"1h30m\"");
+        let config = config.unwrap();
+        assert_eq!(
+            config.sandbox.accept_without.iter().map(|limit| limit.word()).collect::<Vec<_>>(),
+            ["memory", "cpu"]
+        );
+        assert_eq!(config.pool.idle_timeout.0.as_secs(), 5400);
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused_in_words() {
+        for (text, part) in [
+            ("[sandbox]\nruntim = \"runsc\"", "did you mean `sandbox.runtime`?"),
+            ("[sandbox]\nruntime = \"unconfined\"", "there is no way to run without a wall"),
+            ("[sandbox]\nruntime = \"/usr/bin/runc\"", "only a name that the engine lists"),
+            ("[sandbox]\nruntime = \"nvidia\"", "chosen by itself for a sandbox that a GPU was lent to"),
+            ("[sandbox]\ndefault_image = \"--privileged\"", "options cannot be given here"),
+            ("[sandbox]\nminimum_isolation = \"vm\"", "unknown variant `vm`"),
+            ("[sandbox]\naccept_without = [\"disk\"]", "unknown variant `disk`"),
+            ("[sandbox]\nbackend = \"namespace\"\nruntime = \"runsc\"", "needs an engine"),
+            ("[bases]\nmax_age = \"week\"", "\"week\" is not a duration"),
+            ("[bases]\nmax_age = \"0s\"", "between \"1s\" and \"365d\""),
+            ("[bases]\ndisk = \"20\"", "\"20\" is not a size"),
+            ("[bases]\nmax_count = 0", "leave room for no base"),
+            ("[pool]\nmin_warm = 9", "is more than pool.max_warm = 4"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_stronger_wall_that_is_demanded_and_not_configured_is_refused() {
+        for text in [
+            "minimum_isolation = \"docker\"\nbackend = \"namespace\"",
+            "minimum_isolation = \"runsc\"",
+            "minimum_isolation = \"kata\"\nruntime = \"runsc\"",
+        ] {
+            let failure = Config::parse(&format!("[sandbox]\n{text}")).unwrap_err();
+            assert_eq!(failure.code, Code::WeakIsolation, "{text}: {failure}");
+        }
+        Config::parse("[sandbox]\nminimum_isolation = \"runsc\"\nruntime = \"kata\"").unwrap();
+    }
+
+    #[test]
+    fn no_dangerous_switch_can_be_expressed_and_the_answer_says_why() {
+        for (key, why) in [
+            ("privileged = true", "own the host"),
+            ("cap_add = [\"SYS_ADMIN\"]", "own the host"),
+            ("network_mode = \"host\"", "[network] allow"),
+            ("net = \"host\"", "[network] allow"),
+            ("pid = \"host\"", "sharing the host's"),
+            ("pid_mode = \"host\"", "sharing the host's"),
+            ("ipc_mode = \"host\"", "sharing the host's"),
+            ("uts = \"host\"", "sharing the host's"),
+            ("userns_mode = \"host\"", "sharing the host's"),
+            ("volumes = [\"/:/host\"]", "nothing of the host is mounted"),
+            ("mounts = []", "nothing of the host is mounted"),
+            ("binds = [\"/var/run/docker.sock:/var/run/docker.sock\"]", "nothing of the host is mounted"),
+            ("devices = [\"/dev/kvm\"]", "a GPU is asked for with `gpu`"),
+            ("security_opt = [\"seccomp=unconfined\"]", "always on"),
+            ("seccomp = \"unconfined\"", "always on"),
+            ("apparmor = \"unconfined\"", "always on"),
+            ("docker_socket = true", "owns the host"),
+            ("run_args = [\"--privileged\"]", "have keys of their own"),
+            ("host_config = { Privileged = true }", "have keys of their own"),
+            ("user = \"root\"", "unprivileged user"),
+            ("oom_kill_disable = true", "[limits]"),
+            ("sysctls = {}", "own the host"),
+        ] {
+            for place in ["", "[sandbox]\n", "[bases]\n"] {
+                let message = refused(&format!("{place}{key}"));
+                assert!(message.starts_with("there is no key `") && message.contains(why), "{place}{key}: {message}");
+            }
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ codes! {
     ResourceMissing = "E017", Configuration, 5, "Remove the requirement from `.onramp.toml`, or run a worker that has it.";
     /// The repository has something that cannot be carried exactly: SHA-256 object ids, damaged objects, a tree beyond all limits.
     RepositoryUnsupported = "E018", Configuration, 2, "What it is stands above; a repository with SHA-1 object ids that passes `git fsck` can be used.";
-    /// This host or engine cannot give an isolation that every sandbox must have, and nobody accepted it without.
+    /// This host or engine cannot give an isolation that every sandbox must have or that the operator demands, and nobody accepted it without.
     WeakIsolation = "E019", Configuration, 5, "What is missing stands above: mend it on the host, or accept it by its name under [sandbox] accept_without in the configuration.";
     /// No agent of that name is known.
     UnknownAgent = "E020", Configuration, 2, "Use one of the names listed above, or add templates for it in the agents directory.";

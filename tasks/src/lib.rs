@@ -5,6 +5,7 @@
 
 pub mod evidence;
 pub mod failure;
+pub mod gpu;
 pub mod queue;
 pub mod repo;
 pub mod state;
@@ -15,9 +16,8 @@ pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 pub use evidence::{CheckOutcome, CheckResult, Evidence, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
+pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
-pub use task::{
-    Actor, AgentName, DedupeKey, Deliver, GpuRequest, Instruction, Resources, Source, Task, TaskId, TaskRequest,
-};
+pub use task::{Actor, AgentName, DedupeKey, Deliver, Instruction, Resources, Source, Task, TaskId, TaskRequest};

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Timestamp,
+    gpu::GpuRequest,
     repo::{BranchName, NameError, PullRequest, RepoName, string_newtype},
     state::TaskState,
 };
@@ -147,14 +148,11 @@ pub enum Deliver {
     Diff,
 }
 
-/// A GPU requirement as it was written. Its grammar belongs to `workers::gpu`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct GpuRequest(pub String);
-
 /// What the request wants beyond the repository's own configuration. `None`: what the repository says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
-    /// A GPU, or none.
+    /// A GPU, for the agent and for the checks that name none of their own.
+    #[serde(default, deserialize_with = "crate::gpu::stored")]
     pub gpu: Option<GpuRequest>,
 }
 

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod artifacts;
 pub mod checkout;
 pub mod egress;
+pub mod forbidden;
 pub mod forge;
 pub mod local;
 pub mod patch;

@@ -10,9 +10,10 @@ mod values;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, GpuRequest};
 
-use self::file::{ConfigFile, EnvironmentTable, LimitsTable, PolicyTable};
+use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, PolicyTable};
+use self::values::CommandLine;
 pub(crate) use self::values::glob;
 pub use self::values::{parse_duration, parse_size};
 use crate::{
@@ -53,8 +54,14 @@ pub struct Environment {
     pub setup: Vec<String>,
     /// Environment variables of every command.
     pub env: BTreeMap<String, String>,
-    /// GPU requirement, as written.
-    pub gpu: Option<String>,
+    /// Run after `setup` when a base is prepared, to fill build caches. A failing one is told and spoils nothing.
+    pub prebuild: Vec<String>,
+    /// Globs of further files whose change needs a new base.
+    pub rebuild_on: Vec<String>,
+    /// The GPU for checks that ask for the environment's, and for the agent where `agent_gpu` is set.
+    pub gpu: Option<GpuRequest>,
+    /// The agent works with that GPU too.
+    pub agent_gpu: bool,
 }
 
 /// One check.
@@ -68,6 +75,8 @@ pub struct Check {
     pub timeout: Duration,
     /// False: shown, but holds nothing back.
     pub required: bool,
+    /// The GPU that it needs.
+    pub gpu: Option<GpuRequest>,
 }
 
 /// Limits of a task.
@@ -176,7 +185,8 @@ impl RepoConfig {
         let Some(bytes) = file else {
             let detected = some_checks(detect::detect(tree))?;
             let origin = detected.origin();
-            let environment = Environment { setup: detected.setup, ..Environment::default() };
+            let (setup, prebuild) = (detected.setup, detected.prebuild);
+            let environment = Environment { setup, prebuild, ..Environment::default() };
             return Ok(Self {
                 origin,
                 environment,
@@ -188,20 +198,24 @@ impl RepoConfig {
             });
         };
         let file = read(bytes)?;
-        let mut environment = environment(file.environment);
+        let (mut environment, open) = environment(file.environment);
         let (checks, origin) = if file.checks.is_empty() {
             let detected = some_checks(detect::detect(tree))?;
             let origin = format!("{FILE_NAME}; checks {}", detected.origin());
-            if environment.1 {
-                environment.0.setup = detected.setup;
+            if open.setup {
+                environment.setup = detected.setup;
+            }
+            if open.prebuild {
+                environment.prebuild = detected.prebuild;
             }
             (detected.checks, origin)
         } else {
-            (file.checks.into_iter().map(check).collect(), FILE_NAME.to_owned())
+            let gpu = environment.gpu.as_ref();
+            (file.checks.into_iter().map(|table| check(table, gpu)).collect(), FILE_NAME.to_owned())
         };
         Ok(Self {
             origin,
-            environment: environment.0,
+            environment,
             checks,
             limits: limits(&file.limits),
             policy: policy(file.policy),
@@ -267,6 +281,18 @@ fn cross_check(text: &str, file: &ConfigFile) -> Result<(), TomlProblem> {
             return Err(TomlProblem::at(text, value.span(), wrong));
         }
     }
+    let EnvironmentTable { gpu, agent_gpu, .. } = &file.environment;
+    let nobody = || file.checks.iter().all(|check| !matches!(check.gpu, CheckGpu::Environment));
+    if let Some(gpu) = gpu
+        && !agent_gpu
+        && nobody()
+    {
+        let message = format!(
+            "[environment] gpu asks for a GPU ({gpu}) that nothing would use; set `gpu = true` in each [[check]] that \
+             needs it, or `agent_gpu = true` for the agent"
+        );
+        return Err(TomlProblem { at: None, message, excerpt: String::new() });
+    }
     let mut seen = std::collections::BTreeSet::new();
     for check in &file.checks {
         let name = &check.name.get_ref().0;
@@ -295,22 +321,36 @@ fn wrong_image(key: &str, value: &str) -> Option<String> {
     outside.then(|| format!("{value:?} lies outside of the repository; give a path from its top"))
 }
 
-/// The environment, and whether setup was left open.
-fn environment(table: EnvironmentTable) -> (Environment, bool) {
-    let setup_is_open = table.setup.is_none();
-    let setup = table.setup.unwrap_or_default().into_iter().map(|command| command.0).collect();
+/// What the file left open, so that it may be detected.
+struct Open {
+    setup: bool,
+    prebuild: bool,
+}
+
+fn environment(table: EnvironmentTable) -> (Environment, Open) {
+    let open = Open { setup: table.setup.is_none(), prebuild: table.prebuild.is_none() };
+    let lines = |lines: Option<Vec<CommandLine>>| lines.unwrap_or_default().into_iter().map(|line| line.0).collect();
     let environment = Environment {
         image: table.image.map(toml::Spanned::into_inner),
         dockerfile: table.dockerfile.map(toml::Spanned::into_inner),
-        setup,
+        setup: lines(table.setup),
         env: table.env.into_iter().map(|(name, value)| (name.0, value)).collect(),
+        prebuild: lines(table.prebuild),
+        rebuild_on: table.rebuild_on.into_iter().map(|glob| glob.0).collect(),
         gpu: table.gpu,
+        agent_gpu: table.agent_gpu,
     };
-    (environment, setup_is_open)
+    (environment, open)
 }
 
-fn check(table: file::CheckTable) -> Check {
+fn check(table: file::CheckTable, of_environment: Option<&GpuRequest>) -> Check {
+    let gpu = match table.gpu {
+        CheckGpu::None => None,
+        CheckGpu::Environment => of_environment.cloned().or_else(|| GpuRequest::any(1)),
+        CheckGpu::Own(gpu) => Some(gpu),
+    };
     Check {
+        gpu,
         name: table.name.into_inner().0,
         command: table.command.0,
         timeout: table.timeout.map_or(CHECK_TIMEOUT, |time| time.0),

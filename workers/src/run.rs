@@ -206,7 +206,8 @@ async fn prepare(
         config.environment.image = Some(hands.backend.build_image(context, dockerfile, &tag).await?);
         progress.step(format!("built the image of {dockerfile}"));
     }
-    if let Some(gpu) = config.environment.gpu.as_deref().or(request.resources.gpu.as_ref().map(|gpu| gpu.0.as_str())) {
+    let of_checks = config.checks.iter().find_map(|check| check.gpu.as_ref());
+    if let Some(gpu) = request.resources.gpu.as_ref().or(config.environment.gpu.as_ref()).or(of_checks) {
         let message = format!("The task asks for a GPU ({gpu}), and this worker has none to lend");
         return Err(Failure::new(Code::ResourceMissing, message));
     }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::forbidden;
+
 /// One problem in a TOML file. `Display`: `line 7, column 1: there is no key …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TomlProblem {
@@ -73,9 +75,10 @@ impl<'a> UnknownKey<'a> {
 
     fn sentence(&self, table: Option<&str>) -> String {
         let table = table.map(|table| format!(" in {table}")).unwrap_or_default();
-        let hint = match did_you_mean(self.key, &self.known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", quoted_list(&self.known)),
+        let hint = match (forbidden::why_no_key(self.key), did_you_mean(self.key, &self.known)) {
+            (Some(why), _) => why.to_owned(),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => format!("known are {}", quoted_list(&self.known)),
         };
         format!("there is no `{}`{table}; {hint}", self.key)
     }

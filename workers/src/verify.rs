@@ -152,7 +152,8 @@ async fn run_all(sandbox: &Sandbox, files: &[TreeFile], with: &Verification<'_>)
     env.extend(with.config.environment.env.clone());
 
     for (at, line) in with.config.environment.setup.iter().enumerate() {
-        let setup = Check { name: "setup".into(), command: line.clone(), timeout: SETUP_TIMEOUT, required: true };
+        let setup =
+            Check { name: "setup".into(), command: line.clone(), timeout: SETUP_TIMEOUT, required: true, gpu: None };
         let result = run_check(sandbox, &setup, &format!("setup-{}.log", at + 1), &env, with).await?;
         if result.blocks() {
             with.progress.tell(ProgressEvent::Check(result.clone()));

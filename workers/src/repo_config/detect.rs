@@ -12,6 +12,8 @@ use crate::sandbox::{FileKind, TreeFile};
 pub(super) struct Detected {
     /// Commands to run first.
     pub(super) setup: Vec<String>,
+    /// Commands that build what the checks will need, when a base is prepared.
+    pub(super) prebuild: Vec<String>,
     /// The checks.
     pub(super) checks: Vec<Check>,
     /// `Cargo.toml (cargo test --locked)`, one per check.
@@ -31,6 +33,7 @@ impl Detected {
             command: command.to_owned(),
             timeout: super::CHECK_TIMEOUT,
             required: true,
+            gpu: None,
         });
     }
 }
@@ -47,6 +50,8 @@ pub(super) fn detect(tree: &[TreeFile]) -> Detected {
     python(&tree, &mut found);
     javascript(&tree, &mut found);
     if tree.has("go.mod") {
+        // Compiles and links every test and runs none.
+        found.prebuild.push("go build ./... && go test -run '^$' ./...".to_owned());
         found.add("go.mod", "go test", "go build ./... && go test ./...");
     }
     if found.checks.is_empty() {
@@ -91,6 +96,7 @@ impl Tree<'_> {
 fn rust(tree: &Tree<'_>, found: &mut Detected) {
     if tree.has("Cargo.toml") {
         let command = if tree.has("Cargo.lock") { "cargo test --locked" } else { "cargo test" };
+        found.prebuild.push(format!("{command} --no-run"));
         found.add("Cargo.toml", "cargo test", command);
     }
 }

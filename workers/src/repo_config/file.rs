@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+use tasks::GpuRequest;
 use toml::Spanned;
 
 use super::values::{
@@ -55,10 +56,20 @@ pub(super) struct EnvironmentTable {
     /// Environment variables of every command. No secrets: this file is public to whoever reads the repository.
     #[serde(default)]
     pub(super) env: BTreeMap<VariableName, String>,
-    /// A GPU: true, a number of devices, or a description such as "1x24GiB".
+    /// Commands for `sh -c` that fill build caches when a base is prepared, after `setup`. One that fails is told and
+    /// spoils nothing. Default: what the detected checks would build.
+    pub(super) prebuild: Option<Vec<CommandLine>>,
+    /// Globs of further files whose change needs a new base, besides lock files and this file.
+    #[serde(default)]
+    pub(super) rebuild_on: Vec<PathGlob>,
+    /// The GPU for checks that say `gpu = true`: "any", "h100", "a100-80gb:2" (two of them), "h100!" (nothing bigger
+    /// instead), a list in order of preference, or {min_vram = "40GiB"}. True and a number of devices mean any.
     #[serde(default, deserialize_with = "gpu")]
     #[schemars(with = "Option<Gpu>")]
-    pub(super) gpu: Option<String>,
+    pub(super) gpu: Option<GpuRequest>,
+    /// Whether the agent gets that GPU too, while it works. Default false: a GPU is lent only while checks need it.
+    #[serde(default)]
+    pub(super) agent_gpu: bool,
 }
 
 /// The ways to ask for a GPU; only for the schema.
@@ -69,7 +80,7 @@ pub(super) struct EnvironmentTable {
 enum Gpu {
     Wanted(bool),
     Devices(u8),
-    Description(String),
+    Request(GpuRequest),
 }
 
 /// One check: a command that must end with exit code 0.
@@ -86,6 +97,37 @@ pub(super) struct CheckTable {
     /// False: a failure is shown but does not hold the pull request back. Default true.
     #[serde(default = "yes")]
     pub(super) required: bool,
+    /// Whether it needs a GPU: true for the one under [environment], or one of its own, written as there. Such checks run
+    /// after all others passed, in a sandbox of their own.
+    #[serde(default, deserialize_with = "gpu_of_check")]
+    #[schemars(with = "Option<Gpu>")]
+    pub(super) gpu: CheckGpu,
+}
+
+/// What a check says of GPUs.
+#[derive(Debug, Default)]
+pub(super) enum CheckGpu {
+    /// It needs none.
+    #[default]
+    None,
+    /// The one of the environment.
+    Environment,
+    /// One of its own.
+    Own(GpuRequest),
+}
+
+fn gpu_of_check<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CheckGpu, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Wanted(bool),
+        Other(toml::Value),
+    }
+    match Flag::deserialize(deserializer)? {
+        Flag::Wanted(true) => Ok(CheckGpu::Environment),
+        Flag::Wanted(false) => Ok(CheckGpu::None),
+        Flag::Other(value) => Ok(gpu(value).map_err(de::Error::custom)?.map_or(CheckGpu::None, CheckGpu::Own)),
+    }
 }
 
 fn yes() -> bool {

@@ -35,7 +35,10 @@ version = 1
 image = "rust:1.91"
 setup = ["cargo fetch"]
 env = { RUST_BACKTRACE = "1" }
-gpu = 2
+prebuild = ["cargo test --no-run"]
+rebuild_on = ["rust-toolchain.toml"]
+gpu = ["h100", "a100:2"]
+agent_gpu = true
 [[check]]
 name = "test"
 command = "cargo test --locked"
@@ -44,6 +47,14 @@ timeout = "1h30m"
 name = "lint"
 command = "cargo clippy"
 required = false
+[[check]]
+name = "kernels"
+command = "cargo test --features cuda"
+gpu = true
+[[check]]
+name = "large"
+command = "cargo bench"
+gpu = { min_vram = "80GiB" }
 [limits]
 time = "20m"
 idle = "90s"
@@ -71,9 +82,16 @@ allow = ["Example.com", ".example.org"]
     assert_eq!(config.environment.image.as_deref(), Some("rust:1.91"));
     assert_eq!(config.environment.setup, ["cargo fetch"]);
     assert_eq!(config.environment.env["RUST_BACKTRACE"], "1");
-    assert_eq!(config.environment.gpu.as_deref(), Some("2"));
-    let checks: Vec<_> =
-        config.checks.iter().map(|c| (c.name.as_str(), c.command.as_str(), c.timeout.as_secs(), c.required)).collect();
+    assert_eq!(config.environment.prebuild, ["cargo test --no-run"]);
+    assert_eq!(config.environment.rebuild_on, ["rust-toolchain.toml"]);
+    assert_eq!(config.environment.gpu.as_ref().unwrap().to_string(), "h100, a100:2");
+    assert!(config.environment.agent_gpu);
+    let gpus: Vec<_> = config.checks.iter().map(|c| c.gpu.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(gpus, [None, None, Some("h100, a100:2".to_owned()), Some("min_vram=80GiB".to_owned())]);
+    let checks: Vec<_> = config.checks[..2]
+        .iter()
+        .map(|c| (c.name.as_str(), c.command.as_str(), c.timeout.as_secs(), c.required))
+        .collect();
     assert_eq!(checks, [("test", "cargo test --locked", 5400, true), ("lint", "cargo clippy", 900, false)]);
     let limits = &config.limits;
     assert_eq!((limits.time.as_secs(), limits.idle.as_secs(), limits.rounds), (1200, 90, 5));
@@ -102,6 +120,74 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((config.policy.max_files, config.policy.max_bytes, config.policy.binaries), (100, 4 << 20, false));
     assert!(config.network.allow.is_empty() && config.environment.setup.is_empty() && config.environment.gpu.is_none());
     assert!(load(&format!("{CHECK}[environment]\ngpu = false")).environment.gpu.is_none());
+}
+
+#[test]
+fn a_gpu_is_asked_for_in_one_grammar_everywhere() {
+    let gpu = |value: &str| {
+        let config = load(&format!("{CHECK}gpu = true\n[environment]\ngpu = {value}"));
+        assert!(config.checks[0].gpu.is_some(), "{value}");
+        config.environment.gpu.map(|gpu| gpu.to_string())
+    };
+    assert_eq!(gpu("false"), None);
+    assert_eq!(gpu("0"), None);
+    assert_eq!(gpu("true").as_deref(), Some("any"));
+    assert_eq!(gpu("2").as_deref(), Some("any:2"));
+    assert_eq!(gpu("\"H100!\"").as_deref(), Some("h100!"));
+    assert_eq!(gpu("{ min_vram = \"40GiB\", count = 2 }").as_deref(), Some("min_vram=40GiB:2"));
+    let of_check = |value: &str| load(&format!("{CHECK}gpu = {value}")).checks[0].gpu.as_ref().map(ToString::to_string);
+    assert_eq!(of_check("false"), None);
+    assert_eq!(of_check("true").as_deref(), Some("any"), "without one in the environment, any will do");
+    assert_eq!(of_check("[\"h100\", \"a100:2\"]").as_deref(), Some("h100, a100:2"));
+
+    let after = |more: &str| wrong(&format!("{CHECK}{more}"));
+    insta::assert_snapshot!(after("gpu = \"h100:9\""), @r#"line 5, column 7: "h100:9" is no GPU: `9` at position 6: the number of GPUs is between 1 and 8"#);
+    insta::assert_snapshot!(after("gpu = 9"), @"line 5, column 7: 9 is out of range; GPUs are between 0 and 8");
+    insta::assert_snapshot!(after("[environment]\ngpu = [\"h100\", \"a100;2\"]"), @r#"line 6, column 16: "a100;2" is no GPU: `a100;2` at position 1: ';' is in no name of a model; write it like h100 or a100-80gb"#);
+    insta::assert_snapshot!(after("[environment]\ngpu = {vram = \"1GiB\"}"), @"line 6, column 8: there is no `vram` in [environment]; known are `min_vram` and `count`");
+    insta::assert_snapshot!(after("[environment]\ngpu = \"h100\""), @"[environment] gpu asks for a GPU (h100) that nothing would use; set `gpu = true` in each [[check]] that needs it, or `agent_gpu = true` for the agent");
+}
+
+#[test]
+fn variables_that_steer_the_toolkit_never_come_from_a_repository() {
+    for name in ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD"] {
+        let said = wrong(&format!("{CHECK}[environment]\nenv = {{ {name} = \"all\" }}"));
+        assert!(said.contains(&format!("{name} cannot be set here: ")), "{said}");
+    }
+}
+
+#[test]
+fn no_dangerous_switch_can_be_expressed_and_the_answer_says_why() {
+    for (key, why) in [
+        ("privileged = true", "own the host"),
+        ("cap_add = [\"ALL\"]", "own the host"),
+        ("sysctls = { }", "own the host"),
+        ("network_mode = \"host\"", "[network] allow"),
+        ("pid = \"host\"", "sharing the host's"),
+        ("ipc_mode = \"host\"", "sharing the host's"),
+        ("userns = \"host\"", "sharing the host's"),
+        ("uts_mode = \"host\"", "sharing the host's"),
+        ("volumes = [\"/:/host\"]", "nothing of the host is mounted"),
+        ("mounts = [\"type=bind\"]", "nothing of the host is mounted"),
+        ("binds = [\"/var/run/docker.sock\"]", "nothing of the host is mounted"),
+        ("devices = [\"/dev/nvidia0\"]", "a GPU is asked for with `gpu`"),
+        ("security_opt = [\"apparmor=unconfined\"]", "always on"),
+        ("seccomp = \"unconfined\"", "always on"),
+        ("docker_socket = true", "owns the host"),
+        ("docker_args = \"--privileged\"", "have keys of their own"),
+        ("user = \"root\"", "unprivileged user"),
+        ("ulimits = { }", "[limits]"),
+    ] {
+        for place in ["", "[environment]\n", "[limits]\n"] {
+            let said = wrong(&format!("{CHECK}{place}{key}"));
+            assert!(said.contains("there is no `") && said.contains(why), "{place}{key}: {said}");
+        }
+    }
+    // The runtime is the operator's choice; a repository cannot weaken it.
+    assert!(wrong(&format!("{CHECK}[environment]\nruntime = \"unconfined\"")).contains("there is no `runtime`"));
+    for image in ["--privileged alpine", "-v/:/host", "alpine --network=host"] {
+        assert!(wrong(&format!("{CHECK}[environment]\nimage = \"{image}\"")).contains("is not the name of an image"));
+    }
 }
 
 #[test]
@@ -159,6 +245,19 @@ fn checks_are_detected_from_the_files_at_the_top() {
         origin(&[("Cargo.toml", ""), ("test_x.py", ""), ("Makefile", "test:\n\tcargo test")]),
         @"detected: Cargo.toml (cargo test), test_x.py (python3 -m unittest discover)"
     );
+}
+
+#[test]
+fn what_the_checks_would_build_is_built_into_the_base() {
+    let prebuild = |files: &[(&str, &str)]| detected(files).unwrap().environment.prebuild;
+    assert_eq!(prebuild(&[("Cargo.toml", ""), ("Cargo.lock", "")]), ["cargo test --locked --no-run"]);
+    assert_eq!(prebuild(&[("Cargo.toml", "")]), ["cargo test --no-run"]);
+    assert!(prebuild(&[("test_calc.py", "")]).is_empty());
+    let tree = [file("Cargo.toml", "")];
+    let load = |text: &str| RepoConfig::load(Some(text.as_bytes()), &tree).unwrap().environment.prebuild;
+    assert_eq!(load("version = 1"), ["cargo test --no-run"]);
+    assert!(load("version = 1\n[environment]\nprebuild = []").is_empty(), "an empty list is an answer");
+    assert!(load(CHECK).is_empty(), "whoever names the checks names what they need");
 }
 
 #[test]

@@ -4,9 +4,15 @@ use std::{fmt, time::Duration};
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IntoDeserializer as _},
+};
+use tasks::{GpuRequest, gpu::MAX_GPUS};
 
-/// Parses `90s`, `15m`, `1h30m`.
+use crate::forbidden;
+
+/// Parses `90s`, `15m`, `1h30m`, `7d`.
 ///
 /// # Errors
 /// One sentence that says what is right.
@@ -22,6 +28,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
         let unit = match rest[digits..].chars().next() {
+            Some('d') => 86_400,
             Some('h') => 3600,
             Some('m') => 60,
             Some('s') => 1,
@@ -96,7 +103,7 @@ macro_rules! text_value {
 
 text_value!(
     /// A time between one second and one day.
-    Time(Duration), "a duration such as \"15m\"", r"^\s*([0-9]+h)?([0-9]+m)?([0-9]+s)?\s*$", |text| {
+    Time(Duration), "a duration such as \"15m\"", r"^\s*([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?\s*$", |text| {
         let time = parse_duration(text)?;
         match time.as_secs() {
             1..=86_400 => Ok(time),
@@ -156,7 +163,9 @@ text_value!(
     /// The name of an environment variable.
     VariableName(String), "the name of an environment variable", "^[A-Za-z_][A-Za-z0-9_]*$", |text| {
         let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        if starts && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        if let Some(why) = forbidden::why_no_variable(text) {
+            Err(format!("{text} cannot be set here: {why}"))
+        } else if starts && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             Ok(text.to_owned())
         } else {
             Err(format!("{text:?} is not the name of an environment variable; use letters, digits and _"))
@@ -251,26 +260,30 @@ pub(super) fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
-/// `false`, `true`, a number of devices, or a description in words.
-pub(super) fn gpu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// `false`, `true`, a number of devices, or what the grammar of GPUs knows.
+pub(super) fn gpu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<GpuRequest>, D::Error> {
     struct Visitor;
-    impl de::Visitor<'_> for Visitor {
-        type Value = Option<String>;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Option<GpuRequest>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("true, false, a number of devices or a text")
+            f.write_str("true, false, a GPU such as \"h100\", a list of them, or {min_vram = \"40GiB\"}")
         }
         fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-            Ok(value.then(|| "1".to_owned()))
+            Ok(GpuRequest::any(1).filter(|_| value))
         }
         fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
-            match value {
-                0 => Ok(None),
-                1..=64 => Ok(Some(value.to_string())),
-                _ => Err(E::custom(format!("{value} is out of range; GPUs are between 0 and 64"))),
-            }
+            let out = || E::custom(format!("{value} is out of range; GPUs are between 0 and {MAX_GPUS}"));
+            let count = u8::try_from(value).map_err(|_| out())?;
+            if count == 0 { Ok(None) } else { GpuRequest::any(count).map(Some).ok_or_else(out) }
         }
         fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
-            Ok(Some(value.trim().to_owned()).filter(|text| !text.is_empty()))
+            GpuRequest::deserialize(value.into_deserializer()).map(Some)
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            GpuRequest::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Some)
+        }
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            GpuRequest::deserialize(de::value::MapAccessDeserializer::new(map)).map(Some)
         }
     }
     deserializer.deserialize_any(Visitor)
@@ -284,11 +297,12 @@ mod tests {
     fn durations_are_numbers_with_units_from_large_to_small() {
         let seconds = |text| parse_duration(text).unwrap().as_secs();
         assert_eq!(["90s", "15m", "1h", "1h30m", "1h0m5s"].map(seconds), [90, 900, 3600, 5400, 3605]);
+        assert_eq!(["7d", "1d12h"].map(seconds), [604_800, 129_600]);
         for bad in [
             "",
             "15",
             "m",
-            "1d",
+            "1w",
             "-1s",
             "1m1h",
             "1s1s",

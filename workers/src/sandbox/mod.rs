@@ -9,6 +9,7 @@ mod client;
 mod conversation;
 pub mod docker;
 mod host_tools;
+pub mod isolation;
 mod link;
 pub mod namespace;
 mod tunnel;
