@@ -4,6 +4,11 @@
 //! base in the bare mirror it becomes a [`PatchedTree`], a tree of objects that policy judges, checks run on and publishing
 //! commits: one id for all three. No work tree is ever written on the host, because a patch that adds a symbolic link and
 //! then a file behind it would leave it.
+//!
+//! The bytes are those of the files: no filter, no line ends, no keywords and no encodings are converted, whatever the
+//! repository's attributes say, neither on the way in nor out. A filter is a program that the repository names, and the
+//! checks must have run on what is published. Where attributes ask for a conversion, `git add` would store other bytes
+//! (`workers/tests/extract/corpus.rs` shows where); everywhere else the tree is the one that `git add -A` makes.
 
 mod diff;
 mod extract;
@@ -94,6 +99,9 @@ impl Patch {
         entries.sort_by(|a, b| a.path().cmp(b.path()));
         for entry in &entries {
             names::check(entry.path())?;
+            if let PatchEntry::Write(TreeFile { path, kind: FileKind::Symlink, .. }) = entry {
+                names::check_link(path)?;
+            }
         }
         match entries.windows(2).find(|pair| pair[0].path() == pair[1].path()) {
             Some(pair) => Err(names::refused(pair[0].path(), "which is there twice")),
@@ -514,7 +522,7 @@ mod tests {
         pipe("sub/pipe");
         assert_eq!(
             refusal(&scratch).await.message,
-            "The change holds `sub/pipe`, which is no file that git can carry (a device, a pipe or a socket)"
+            "The change holds `sub/pipe`, which is no file that git can carry (a device, a pipe, a socket or a closed directory)"
         );
         fs::remove_dir_all(scratch.path().join("sub")).unwrap();
         scratch.write("sub/nested/.git/config", b"");

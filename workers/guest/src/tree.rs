@@ -234,6 +234,12 @@ impl Walk {
             let look = match sys::look(directory.as_fd(), &c_name) {
                 Ok(look) => look,
                 Err(error) if is_gone(&error) => continue,
+                // It can be listed and not entered, which is as good as closed.
+                Err(error) if error.raw_os_error() == Some(sys::EACCES) && !path.is_empty() => {
+                    let look = sys::look(directory.as_fd(), c"").map_err(reason)?;
+                    self.snapshot.insert(path, look);
+                    return Ok(());
+                }
                 Err(error) => return Err(format!("{}: {}", name.escape_ascii(), reason(error))),
             };
             let full = if path.is_empty() { name } else { [path.as_slice(), name.as_slice()].join(&b'/') };

@@ -131,18 +131,24 @@ fn sort_out(base: &BaseTree, changed: &BTreeMap<Vec<u8>, Found>, mut rules: Rule
         if path.iter().filter(|byte| **byte == b'/').count() > MAX_DEPTH {
             return Err(names::refused(path, "a path with too many levels of directories"));
         }
-        let is_directory = *now == Found::NestedRepository;
-        let holds_tracked = is_directory && below(base, path).next().is_some();
-        if tracked.is_none() && !holds_tracked && rules.ignores(path, is_directory)? {
+        let is_repository = *now == Found::NestedRepository;
+        // What is told as special may be a directory that cannot be read.
+        let maybe_directory = file.is_none();
+        let holds_tracked = maybe_directory && below(base, path).next().is_some();
+        if tracked.is_none()
+            && !holds_tracked
+            && (rules.ignores(path, is_repository)? || maybe_directory && rules.ignores(path, true)?)
+        {
             continue;
         }
         names::check(path)?;
         refuse_submodules(base, path)?;
-        match (file, is_directory) {
+        match (file, is_repository) {
             (Some(size), _) => sorted.suspects.push((path.clone(), size)),
             (None, true) => return Err(names::refused(path, "a git repository inside of the repository")),
             (None, false) => {
-                return Err(names::refused(path, "which is no file that git can carry (a device, a pipe or a socket)"));
+                let what = "which is no file that git can carry (a device, a pipe, a socket or a closed directory)";
+                return Err(names::refused(path, what));
             }
         }
     }
@@ -182,7 +188,13 @@ where
     F: Future<Output = Result<Vec<TreeFile>, SandboxError>> + Send,
 {
     let new = || suspects.iter().filter(|(path, _)| !base.entries.contains_key(path));
-    check_limits(limits, new().count() + deleted.len(), new().map(|(_, size)| size).sum())?;
+    check_limits(limits, new().count() + deleted.len(), new().fold(0, |sum, (_, size)| size.saturating_add(sum)))?;
+    // One file may be larger than a batch, but what is too large to be a change that may leave is not read at all.
+    let most = limits.max_bytes.saturating_add(BATCH_BYTES);
+    if let Some((path, size)) = suspects.iter().find(|(_, size)| *size > most) {
+        let reason = format!("which has {size} bytes, and at most {} may leave a sandbox", limits.max_bytes);
+        return Err(names::refused(path, &reason));
+    }
     let mut written: Vec<TreeFile> = Vec::new();
     let mut n_bytes = 0;
     let mut rest = suspects.as_slice();
@@ -190,9 +202,7 @@ where
         let (batch, size) = next_batch(rest);
         rest = &rest[batch.len()..];
         let paths = batch.iter().map(|(path, _)| path.clone()).collect();
-        // One file may be larger than a batch, but what cannot be a change any more is not read at all.
-        let allowed = size.min(limits.max_bytes.saturating_add(BATCH_BYTES));
-        for file in read_exactly(read, paths, allowed).await? {
+        for file in read_exactly(read, paths, size.min(most)).await? {
             if is_in(base, &file)? {
                 continue;
             }
@@ -208,7 +218,7 @@ fn next_batch(suspects: &[(Vec<u8>, u64)]) -> (&[(Vec<u8>, u64)], u64) {
     let mut size = 0;
     let mut n = 0;
     for (_, bytes) in suspects.iter().take(BATCH_FILES) {
-        if n > 0 && size + bytes > BATCH_BYTES {
+        if n > 0 && bytes.saturating_add(size) > BATCH_BYTES {
             break;
         }
         size += bytes;

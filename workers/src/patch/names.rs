@@ -31,6 +31,14 @@ pub(crate) fn check_part(part: &[u8]) -> Result<(), &'static str> {
     }
 }
 
+/// Refuses a symbolic link where git reads a file of its own and must not be led elsewhere, and says why.
+pub(crate) fn check_link(path: &[u8]) -> Result<(), Failure> {
+    match path.rsplit(|byte| *byte == b'/').next().is_some_and(is_dot_gitmodules) {
+        true => Err(refused(path, "a link where git reads its list of submodules")),
+        false => Ok(()),
+    }
+}
+
 /// The failure that names a path and says why it cannot be carried.
 pub(crate) fn refused(path: &[u8], reason: &str) -> Failure {
     Failure::new(Code::PatchRefused, format!("The change holds {}, {reason}", show(path)))
@@ -44,12 +52,30 @@ pub(crate) fn show(path: &[u8]) -> String {
     format!("`{}{dots}`", short.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""))
 }
 
+/// A name as Windows takes it: up to a stream, without blanks and dots at its end.
+fn on_windows(part: &[u8]) -> &[u8] {
+    let name = part.split(|byte| *byte == b':').next().unwrap_or_default();
+    let end = name.iter().rposition(|byte| !matches!(byte, b' ' | b'.')).map_or(0, |last| last + 1);
+    &name[..end]
+}
+
+fn is_dot_gitmodules(part: &[u8]) -> bool {
+    let name = on_windows(part).to_ascii_lowercase();
+    // Short names: four of the plain form, then those with a hash of the long name.
+    let short = match name.iter().position(|byte| *byte == b'~').map(|at| (&name[..at], &name[at + 1..])) {
+        Some((b"gitmod", [b'1'..=b'4'])) => true,
+        Some((start, digits @ [b'1'..=b'9', ..])) => {
+            name.len() == 8 && b"gi7eba".starts_with(start) && digits.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    };
+    short || name == b".gitmodules" || without_ignored_code_points(part).eq_ignore_ascii_case(b".gitmodules")
+}
+
 fn is_dot_git(part: &[u8]) -> bool {
     // Windows takes a backslash for a slash.
     part.split(|byte| *byte == b'\\').any(|part| {
-        let name = part.split(|byte| *byte == b':').next().unwrap_or_default();
-        let end = name.iter().rposition(|byte| !matches!(byte, b' ' | b'.')).map_or(0, |last| last + 1);
-        let windows = &name[..end];
+        let windows = on_windows(part);
         windows.eq_ignore_ascii_case(b".git")
             || windows.eq_ignore_ascii_case(b"git~1")
             || without_ignored_code_points(part).eq_ignore_ascii_case(b".git")
@@ -120,6 +146,30 @@ mod tests {
             assert!(check(good.as_bytes()).is_ok(), "{good:?}");
         }
         assert!(check(b"\xff\xfe").is_ok());
+    }
+
+    #[test]
+    fn the_list_of_submodules_is_no_link_under_any_name() {
+        for evil in [
+            ".gitmodules",
+            "a/.GitModules",
+            ".gitmodules .",
+            ".gitmodules::$DATA",
+            "GITMOD~1",
+            "gitmod~4",
+            "gi7eba~1",
+            "GI7EB~12",
+            "~1234567",
+            ".git\u{200d}modules",
+        ] {
+            assert!(check_link(evil.as_bytes()).is_err(), "{evil:?}");
+            assert!(check(evil.as_bytes()).is_ok(), "{evil:?} as a file");
+        }
+        for good in
+            ["gitmodules", ".gitmodules2", "gitmod~5", "gitmod~0", "gi7eba~0", "gi7ebb~1", "gi7eba~1x", ".gitmodules/a"]
+        {
+            assert!(check_link(good.as_bytes()).is_ok(), "{good:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests, helpers included")]
 
+mod cases;
+mod corpus;
+mod random;
+mod rig;
+
 use std::{panic::AssertUnwindSafe, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
