@@ -129,6 +129,11 @@ impl Conversation {
         wake(inner.reader.take());
     }
 
+    /// How many events nobody has read yet.
+    pub(super) fn n_waiting(&self) -> usize {
+        self.lock().events.len()
+    }
+
     /// Nothing more will come.
     pub(super) fn end(&self) {
         let mut inner = self.lock();

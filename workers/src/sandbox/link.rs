@@ -7,7 +7,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use guest::protocol::{Frame, GUEST_CHANNELS, HEADER_BYTES, MAX_PAYLOAD, ToGuest, ToWorker, WINDOW};
@@ -24,6 +27,10 @@ use super::{
 
 /// More tunnels than any guest of ours opens at once.
 const MAX_TUNNELS: usize = 256;
+/// What may wait for a guest that does not read, in bytes. Credit bounds data, but a guest can provoke answers without end.
+const MAX_WAITING_BYTES: usize = 32 << 20;
+/// What a waiting frame costs beside its bytes.
+const FRAME_OVERHEAD: usize = 64;
 /// So many bytes of frames are joined into one write.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -38,7 +45,7 @@ impl Link {
         let (reader, writer) = tokio::io::split(stream);
         let (outgoing, frames) = mpsc::unbounded_channel();
         let state = State { channels: HashMap::new(), next: 0, n_tunnels: 0, lost: None };
-        let shared = Arc::new(Shared { outgoing, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { outgoing, n_waiting_bytes: AtomicUsize::new(0), state: Mutex::new(state) });
         let reading = tokio::spawn(read_all(reader, Arc::clone(&shared)));
         let writing = tokio::spawn(write_all(writer, frames, Arc::clone(&shared)));
         Self { shared, tasks: [reading, writing] }
@@ -76,8 +83,9 @@ impl Drop for Link {
 /// What the tasks and all channels share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Unbounded in itself: credit bounds what is sent here.
+    /// Unbounded in itself, so that nobody waits here; a guest for which too much waits is given up.
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    n_waiting_bytes: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -97,6 +105,10 @@ impl Shared {
     pub(super) fn send(&self, channel: u32, message: &ToGuest<'_>) {
         let mut bytes = Vec::new();
         message.encode(channel, &mut bytes);
+        let n_bytes = bytes.len() + FRAME_OVERHEAD;
+        if self.n_waiting_bytes.fetch_add(n_bytes, Ordering::Relaxed) > MAX_WAITING_BYTES {
+            return self.lose("its guest does not read what it is sent");
+        }
         // When nobody takes it the link is lost, and every conversation is told so by its end.
         drop(self.outgoing.send(bytes));
     }
@@ -144,7 +156,9 @@ impl Shared {
             let listener =
                 state.channels.get(&listener).filter(|listener| listener.purpose == Purpose::Listener).cloned();
             let listener = listener.ok_or("a connection to a port that nobody listens to")?;
-            if state.lost.is_some() || id < GUEST_CHANNELS || state.n_tunnels >= MAX_TUNNELS {
+            // Those that came and went again wait as well until somebody takes them.
+            let n_tunnels = state.n_tunnels.max(listener.n_waiting());
+            if state.lost.is_some() || id < GUEST_CHANNELS || n_tunnels >= MAX_TUNNELS {
                 return Err("more connections than agreed".into());
             }
             match state.channels.entry(id) {
@@ -196,9 +210,11 @@ async fn write_all(
     shared: Arc<Shared>,
 ) {
     while let Some(mut bytes) = frames.recv().await {
+        let mut n_bytes = bytes.len() + FRAME_OVERHEAD;
         while bytes.len() < WRITE_BYTES
             && let Ok(next) = frames.try_recv()
         {
+            n_bytes += next.len() + FRAME_OVERHEAD;
             bytes.extend_from_slice(&next);
         }
         let written = async {
@@ -208,6 +224,7 @@ async fn write_all(
         if let Err(error) = written.await {
             return shared.lose(&why_broken(&error));
         }
+        shared.n_waiting_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
     }
 }
 
