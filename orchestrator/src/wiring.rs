@@ -6,7 +6,7 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, Limit};
 use workers::{
     agent::Agents,
     egress::{ModelProviders, Provider},
@@ -164,7 +164,9 @@ async fn namespace(
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
     let mut tools = HostTools::detect(surroundings.home.as_deref(), &surroundings.path);
     tools.expose.extend(config.sandbox.expose.iter().cloned());
-    let backend = NamespaceBackend::new(data.join("sandboxes"), tools, config.sandbox.accept_host_tools);
+    let accepted = config.sandbox.accept_without.iter().filter_map(|limit| limit.word().parse::<Limit>().ok());
+    let backend =
+        NamespaceBackend::new(data.join("sandboxes"), tools, config.sandbox.accept_host_tools).accept_without(accepted);
     let enforced = backend.probe().await?.replace(". ", ".\n");
     Ok((Arc::new(backend), enforced))
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    limits::LimitHit,
     repo::{CommitSha, TreeSha},
     task::AgentName,
 };
@@ -42,6 +43,9 @@ pub struct CheckResult {
     pub required: bool,
     /// How it ended.
     pub outcome: CheckOutcome,
+    /// Limits of the sandbox that it ran into, which may be why it did not pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitHit>,
     /// Wall time, in milliseconds.
     pub duration_ms: u64,
     /// The end of its output, both streams in order of arrival, without terminal control codes.

@@ -6,6 +6,7 @@
 pub mod evidence;
 pub mod failure;
 pub mod gpu;
+pub mod limits;
 pub mod queue;
 pub mod repo;
 pub mod state;
@@ -17,6 +18,7 @@ pub type Timestamp = chrono::DateTime<chrono::Utc>;
 pub use evidence::{CheckOutcome, CheckResult, Evidence, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
+pub use limits::{Limit, LimitHit};
 pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};

@@ -201,6 +201,7 @@ async fn run_check(
         command: check.command.clone(),
         required: check.required,
         outcome: outcome(&exit, check.timeout),
+        limits: exit.limits.clone(),
         duration_ms: u64::try_from(exit.wall.as_millis()).unwrap_or(u64::MAX),
         output_tail: last_bytes(&tail.lines(TAIL_LINES), TAIL_BYTES).to_owned(),
     })

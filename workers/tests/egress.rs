@@ -63,7 +63,8 @@ impl Model {
 }
 
 async fn sandbox(root: &Path, name: &str) -> Sandbox {
-    let backend = Arc::new(NamespaceBackend::new(root.to_owned(), HostTools::default(), true));
+    let backend =
+        Arc::new(NamespaceBackend::new(root.to_owned(), HostTools::default(), true).accept_without(tasks::Limit::ALL));
     let spec = SandboxSpec::new(format!("onramp-egress-{name}-{}", std::process::id()));
     Sandbox::start(backend, &spec).await.unwrap()
 }

@@ -63,7 +63,7 @@ impl Show {
     }
 
     fn check(&self, check: &CheckResult) -> String {
-        let result = text::result_words(&check.outcome);
+        let result = text::result_words(check);
         let result = if check.passed() { self.paint("32", &result) } else { self.paint("31", &result) };
         let time = text::duration_words(check.duration_ms);
         format!("check {}: {result} in {time}", check.name)

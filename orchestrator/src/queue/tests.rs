@@ -138,6 +138,7 @@ fn evidence(output: &str) -> Evidence {
             command: "cargo test".into(),
             required: true,
             outcome: CheckOutcome::Passed,
+            limits: vec![],
             duration_ms: 5,
             output_tail: output.into(),
         }],

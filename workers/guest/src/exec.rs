@@ -14,10 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{Exec, Exit, MAX_PAYLOAD, ToWorker};
+use guest::protocol::{Exec, Exit, Hits, MAX_PAYLOAD, ToWorker};
 
 use crate::{
     flow::{Allowance, Got, Inbox, Outward},
+    gauges::Reading,
     sys::{self, Ended},
 };
 
@@ -27,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(200);
 /// What is read after that end at most: more than any pipe holds, so nothing of the command itself is lost.
 const LINGER_BYTES: usize = 2 << 20;
+
+/// The highest score that a process can have for being killed when memory is short.
+const FIRST_TO_GO: &str = "1000";
 
 /// The environment under that of each command.
 pub(crate) type Environment = BTreeMap<OsString, OsString>;
@@ -71,12 +75,16 @@ pub(crate) struct Running {
     inbox: Inbox,
     allowance: Allowance,
     ended: Option<(Ended, Instant)>,
+    /// The counters when it started, then how much they grew until it ended.
+    before: Reading,
+    hits: Hits,
+    throttled_us: u64,
     read_since_end: usize,
 }
 
 impl Running {
     /// Starts the command. The error is a reason for a person.
-    pub(crate) fn start(channel: u32, exec: &Exec, defaults: &Environment) -> Result<Self, String> {
+    pub(crate) fn start(channel: u32, exec: &Exec, defaults: &Environment, before: Reading) -> Result<Self, String> {
         let program = exec.argv.first().filter(|program| !program.is_empty()).ok_or("there is no program to run")?;
         let cwd = Path::new(OsStr::from_bytes(&exec.cwd));
         if !cwd.is_dir() {
@@ -92,6 +100,8 @@ impl Running {
 
         let started = Instant::now();
         let mut child = command.spawn().map_err(|error| why_not(Path::new(OsStr::from_bytes(program)), &error))?;
+        // When memory is short, the kernel shall look at commands before it looks at this process.
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), FIRST_TO_GO);
         let pipe = |fd: Option<OwnedFd>| -> Result<Option<File>, String> {
             let Some(fd) = fd else { return Ok(None) };
             sys::set_blocking(fd.as_raw_fd(), false).map_err(|error| error.to_string())?;
@@ -110,6 +120,9 @@ impl Running {
             inbox: Inbox::default(),
             allowance: Allowance::new(),
             ended: None,
+            before,
+            hits: Hits::default(),
+            throttled_us: 0,
             read_since_end: 0,
         })
     }
@@ -118,9 +131,19 @@ impl Running {
         self.ended.is_none() && self.group == pid
     }
 
-    /// Its process was reaped.
-    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) {
+    /// Its process was reaped, when the counters stood like this.
+    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant, reading: Reading) {
         self.ended = Some((ended, now));
+        self.hits.memory = reading.killed > self.before.killed;
+        self.hits.pids = reading.refused > self.before.refused;
+        // Shells tell of a signal that ended the last program by a code.
+        self.hits.disk |= ended.signal == Some(sys::SIGXFSZ) || ended.code == Some(128 + sys::SIGXFSZ);
+        self.throttled_us = reading.throttled_us.saturating_sub(self.before.throttled_us);
+    }
+
+    /// It will be killed with everything else because too much was written.
+    pub(crate) fn wrote_too_much(&mut self) {
+        self.hits.disk |= self.ended.is_none();
     }
 
     /// A signal that the worker wants its whole group to get. Numbers that do not exist do nothing.
@@ -242,6 +265,8 @@ impl Running {
             wall_us: at.duration_since(self.started).as_micros() as u64,
             cpu_us: ended.cpu_us,
             max_rss_bytes: ended.max_rss_bytes,
+            hits: self.hits,
+            throttled_us: self.throttled_us,
         })
     }
 

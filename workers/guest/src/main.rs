@@ -10,9 +10,11 @@
 //! otherwise nothing that the guest was started with reaches them. Either puts the same filter of system calls over all
 //! that it starts (see [`seccomp`]).
 
+mod disk;
 mod exec;
 mod files;
 mod flow;
+mod gauges;
 mod namespace;
 mod seccomp;
 mod serve;
@@ -20,18 +22,21 @@ mod sys;
 mod tree;
 mod tunnel;
 
+use gauges::Gauges;
+use serve::Inside;
+
 fn main() {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|first| first.to_str()) {
         Some("--namespace") => {
-            namespace::launch();
-            serve::serve(true)
+            let gauges = namespace::launch();
+            serve::serve(Inside { gauges, inherits: true, writes_anywhere: false })
         }
         Some("--image-environment") => {
             seal();
-            serve::serve(true)
+            serve::serve(Inside { gauges: Gauges::of_container(), inherits: true, writes_anywhere: true })
         }
-        _ => serve::serve(false),
+        _ => serve::serve(Inside { gauges: Gauges::default(), inherits: false, writes_anywhere: false }),
     }
 }
 

@@ -16,7 +16,7 @@ mod codec;
 use std::fmt;
 
 /// Grows with every change of this file that an older peer would not understand. Both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The bytes before each payload.
 pub const HEADER_BYTES: usize = 9;
 /// The largest payload of one frame, in bytes.
@@ -97,6 +97,17 @@ pub struct Exec {
     pub timeout_ms: u64,
 }
 
+/// Limits of the sandbox that were hit while a command ran, by whatever ran in it then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hits {
+    /// The kernel killed a process because memory was short.
+    pub memory: bool,
+    /// The kernel refused to start a process or a thread because there were too many.
+    pub pids: bool,
+    /// The guest killed everything because too much was written, or the kernel ended the command at the largest file.
+    pub disk: bool,
+}
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Exit {
@@ -112,6 +123,10 @@ pub struct Exit {
     pub cpu_us: u64,
     /// Largest resident set in bytes.
     pub max_rss_bytes: u64,
+    /// Limits that were hit meanwhile.
+    pub hits: Hits,
+    /// How long processes waited for their share of the CPUs meanwhile, all together, in microseconds.
+    pub throttled_us: u64,
 }
 
 /// The kinds of files that git can carry.
@@ -156,6 +171,10 @@ pub enum ToGuest<'a> {
     Hello {
         /// [`VERSION`] of the worker.
         version: u32,
+        /// Bytes that may be written in all.
+        disk_bytes: u64,
+        /// Processes and threads that may be there, the guest's own included.
+        pids: u64,
     },
     /// The beginning of a request that is longer than a frame; the next frame on this channel goes on.
     Part(&'a [u8]),

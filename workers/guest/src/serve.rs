@@ -19,15 +19,19 @@ use guest::protocol::{
 };
 
 use crate::{
+    disk::Watch,
     exec::{self, Environment, Pipe, Running},
     files::{self, Ask},
     flow::Outward,
+    gauges::{Gauges, Reading},
     sys::{self, PollEntry},
     tunnel::Tunnel,
 };
 
 /// Where the repository lies.
 const WORKSPACE: &str = "/workspace";
+/// Where else is written.
+const HOME: &str = "/home/onramp";
 /// Connections that are open at once; more wait in the listener's backlog.
 const MAX_TUNNELS: usize = 128;
 /// While everything is being killed, what was born meanwhile is killed at this pace.
@@ -35,11 +39,21 @@ const KILL_INTERVAL: Duration = Duration::from_millis(10);
 /// What lives longer than this after KILL will not die.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// What kind of sandbox this is the inside of.
+pub(crate) struct Inside {
+    /// Its counters.
+    pub(crate) gauges: Gauges,
+    /// Commands get the environment that the guest was started with.
+    pub(crate) inherits: bool,
+    /// Programs may be able to write beyond the workspace and the home directory.
+    pub(crate) writes_anywhere: bool,
+}
+
 /// Serves the frames on standard input until it ends, then ends everything inside.
-pub(crate) fn serve(inherit_environment: bool) -> ! {
+pub(crate) fn serve(inside: Inside) -> ! {
     sys::harden();
     sys::raise_loopback();
-    if let Err(error) = Guest::new(inherit_environment).and_then(|mut guest| guest.serve()) {
+    if let Err(error) = Guest::new(inside).and_then(|mut guest| guest.serve()) {
         eprintln!("the guest stopped: {error}");
     }
     end()
@@ -58,6 +72,7 @@ enum Source {
     Command(u32, Pipe),
     Tunnel(u32),
     Listener(u32),
+    Alarm,
 }
 
 struct Guest {
@@ -66,6 +81,14 @@ struct Guest {
     children: File,
     files: Sender<(u32, Ask)>,
     environment: Environment,
+    gauges: Gauges,
+    writes_anywhere: bool,
+    /// Watches what is written, once the worker has told the limit.
+    watch: Option<Watch>,
+    /// Nothing runs inside but this process.
+    is_alone: bool,
+    /// How often the sandbox was found full of processes when one of them ended.
+    n_crowded: u64,
     /// Bytes from the worker that are not a whole frame yet.
     pending: Vec<u8>,
     parts: HashMap<u32, Vec<u8>>,
@@ -74,13 +97,13 @@ struct Guest {
     listeners: HashMap<u32, TcpListener>,
     tunnels: HashMap<u32, Tunnel>,
     n_tunnels: u32,
-    /// Who asked for everything to be killed, and until when it may take.
-    killing: Vec<(u32, Instant)>,
+    /// Who asked for everything to be killed (nobody: the guest did by itself), and until when it may take.
+    killing: Vec<(Option<u32>, Instant)>,
     buffer: Box<[u8; MAX_PAYLOAD]>,
 }
 
 impl Guest {
-    fn new(inherit_environment: bool) -> io::Result<Self> {
+    fn new(inside: Inside) -> io::Result<Self> {
         let (inward, outward) = sys::standard_streams()?;
         let outward = Outward::new(outward);
         let children = sys::child_signals()?;
@@ -90,7 +113,12 @@ impl Guest {
             outward,
             children,
             files,
-            environment: exec::default_environment(inherit_environment),
+            environment: exec::default_environment(inside.inherits),
+            gauges: inside.gauges,
+            writes_anywhere: inside.writes_anywhere,
+            watch: None,
+            is_alone: true,
+            n_crowded: 0,
             pending: Vec::new(),
             parts: HashMap::new(),
             commands: HashMap::new(),
@@ -127,9 +155,13 @@ impl Guest {
                         }
                     }
                     Source::Listener(channel) => self.accept(*channel),
+                    Source::Alarm => self.too_much_written(),
                 }
             }
             self.reap();
+            if let Some(watch) = &mut self.watch {
+                watch.set_awake(!self.is_alone);
+            }
             self.tick();
         }
     }
@@ -140,6 +172,10 @@ impl Guest {
             PollEntry::new(self.inward.as_raw_fd(), true, false),
             PollEntry::new(self.children.as_raw_fd(), true, false),
         ];
+        if let Some(watch) = &self.watch {
+            sources.push(Source::Alarm);
+            entries.push(PollEntry::new(watch.alarm.as_raw_fd(), true, false));
+        }
         for (channel, command) in &self.commands {
             for (pipe, fd, read) in command.interests() {
                 sources.push(Source::Command(*channel, pipe));
@@ -209,7 +245,8 @@ impl Guest {
     /// Acts on a message. What is for a channel that is over was on the way when it ended, and means nothing any more.
     fn take(&mut self, channel: u32, message: ToGuest<'_>) {
         match message {
-            ToGuest::Hello { .. } => {
+            ToGuest::Hello { disk_bytes, pids, .. } => {
+                self.watch_disk(disk_bytes, pids);
                 self.outward.send(channel, &ToWorker::Hello { version: VERSION, pid: std::process::id() });
             }
             ToGuest::Exec(exec) => self.exec(channel, &exec),
@@ -276,8 +313,16 @@ impl Guest {
     // --- commands ---
 
     fn exec(&mut self, channel: u32, exec: &Exec) {
-        match Running::start(channel, exec, &self.environment) {
-            Ok(running) => drop(self.commands.insert(channel, running)),
+        let before = self.reading();
+        match Running::start(channel, exec, &self.environment, before) {
+            Ok(mut running) => {
+                self.is_alone = false;
+                // It will not outlive what goes on.
+                if self.is_clearing() {
+                    running.wrote_too_much();
+                }
+                self.commands.insert(channel, running);
+            }
             Err(reason) => self.refuse(channel, ErrorKind::CannotRun, reason),
         }
     }
@@ -287,14 +332,15 @@ impl Guest {
         loop {
             match sys::reap() {
                 Ok(Some(ended)) => {
-                    let now = Instant::now();
+                    let (now, reading) = (Instant::now(), self.reading());
                     if let Some(command) = self.commands.values_mut().find(|command| command.is_process(ended.pid)) {
-                        command.process_ended(ended, now);
+                        command.process_ended(ended, now, reading);
                     }
                 }
                 Ok(None) => return,
                 Err(error) if error.raw_os_error() == Some(sys::ECHILD) => {
-                    for (channel, _) in self.killing.drain(..) {
+                    self.is_alone = true;
+                    for channel in self.killing.drain(..).filter_map(|(channel, _)| channel) {
                         self.outward.send(channel, &ToWorker::Done { value: 0 });
                     }
                     return;
@@ -306,9 +352,48 @@ impl Guest {
 
     fn kill_all(&mut self, channel: u32) {
         if sys::kill_everybody() {
-            self.killing.push((channel, Instant::now() + KILL_LIMIT));
+            self.killing.push((Some(channel), Instant::now() + KILL_LIMIT));
         } else {
             self.refuse(channel, ErrorKind::Refused, "the guest is not PID 1, so it must not kill everybody".into());
+        }
+    }
+
+    // --- limits ---
+
+    /// The counters now. Where the kernel does not count what it refused to start, full is taken for refused.
+    fn reading(&mut self) -> Reading {
+        let mut reading = self.gauges.read();
+        if let Some(watch) = self.watch.as_ref().filter(|_| !self.gauges.counts_pids()) {
+            self.n_crowded += u64::from(watch.is_crowded_now());
+            reading.refused = self.n_crowded + watch.n_crowded();
+        }
+        reading
+    }
+
+    fn watch_disk(&mut self, disk_bytes: u64, pids: u64) {
+        if self.watch.is_none() && std::process::id() == 1 {
+            let crowd = if self.gauges.counts_pids() { u64::MAX } else { pids };
+            match Watch::start(&[WORKSPACE, HOME], self.writes_anywhere, disk_bytes, crowd) {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => {
+                    eprintln!("what is written cannot be watched: {error}");
+                    end();
+                }
+            }
+        }
+    }
+
+    /// Everything is being killed because too much was written.
+    fn is_clearing(&self) -> bool {
+        self.killing.iter().any(|(channel, _)| channel.is_none())
+    }
+
+    /// Ends everything inside, so that the commands are known to have ended by this.
+    fn too_much_written(&mut self) {
+        while self.watch.as_mut().is_some_and(|watch| watch.alarm.read(&mut self.buffer[..]).is_ok_and(|n| n > 0)) {}
+        self.commands.values_mut().for_each(Running::wrote_too_much);
+        if sys::kill_everybody() {
+            self.killing.push((None, Instant::now() + KILL_LIMIT));
         }
     }
 
@@ -348,7 +433,9 @@ impl Guest {
     fn tick(&mut self) {
         let now = Instant::now();
         let mut exits = Vec::new();
-        for (channel, command) in &mut self.commands {
+        // Told only when nothing is left, so that the worker's next command is not killed along with the rest.
+        let is_clearing = self.is_clearing();
+        for (channel, command) in self.commands.iter_mut().filter(|_| !is_clearing) {
             exits.extend(command.tick(now, &self.outward, &mut self.buffer).map(|exit| (*channel, exit)));
         }
         for (channel, exit) in exits {
@@ -365,8 +452,8 @@ impl Guest {
             sys::kill_everybody();
             let (late, waiting) = self.killing.drain(..).partition(|(_, until)| *until <= now);
             self.killing = waiting;
-            let late: Vec<(u32, Instant)> = late;
-            for (channel, _) in late {
+            let late: Vec<(Option<u32>, Instant)> = late;
+            for channel in late.into_iter().filter_map(|(channel, _)| channel) {
                 self.refuse(channel, ErrorKind::Refused, "something did not die within ten seconds".into());
             }
         }

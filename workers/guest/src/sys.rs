@@ -3,6 +3,8 @@
 //! Each is wrapped into a safe function at once, so that the rest of the guest has no `unsafe` of its own. Layouts and
 //! numbers are those of the 64-bit Linux interface, which both C libraries share.
 
+pub(crate) mod space;
+
 use std::{
     ffi::{CStr, c_char, c_int, c_long, c_short, c_uint, c_ulong, c_void},
     fs::File,
@@ -40,6 +42,8 @@ unsafe extern "C" {
 pub(crate) const SIGKILL: c_int = 9;
 pub(crate) const SIGTERM: c_int = 15;
 const SIGCHLD: c_int = 17;
+
+pub(crate) const SIGXFSZ: c_int = 25;
 
 pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;

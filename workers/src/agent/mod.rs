@@ -227,6 +227,7 @@ fn judge(round: &Round<'_>, exit: &Exit, reader: &Reader<'_>) -> Result<(), Fail
     let name = &agent.name;
     if exit.timed_out {
         let message = format!("The agent `{name}` ran longer than its limit of {} and was stopped", words(round.time));
+        let message = text::with_limits(message, &exit.limits);
         return Err(Failure::new(Code::AgentTimedOut, message).detail(reader.end()));
     }
     let in_a_shell = agent.command.first().is_some_and(|word| *word == placeholder::Text::literal("/bin/sh".into()));
@@ -236,7 +237,7 @@ fn judge(round: &Round<'_>, exit: &Exit, reader: &Reader<'_>) -> Result<(), Fail
     let said = heard.failed.as_ref().or(heard.trouble.as_ref()).map(|why| one_line(why, 400));
     let message = match (said, exit.success()) {
         (Some(why), _) => format!("The agent `{name}` ended with an error: {why}"),
-        (None, false) if exit.signal == Some(9) => {
+        (None, false) if exit.signal == Some(9) && exit.limits.is_empty() => {
             format!("The agent `{name}` was killed by the system, which it does when memory runs out")
         }
         (None, false) => format!("The agent `{name}` failed ({})", text::exit_words(exit)),

@@ -39,6 +39,7 @@ fn read(agent: &str, transcript: &[u8], exit_code: i32) -> (Vec<String>, Result<
         wall: Duration::ZERO,
         cpu: Duration::ZERO,
         max_rss_bytes: 0,
+        limits: vec![],
     };
     let judged = judge(&round, &exit, &reader);
     let heard = std::mem::take(&mut reader.heard);

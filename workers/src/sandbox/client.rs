@@ -7,10 +7,12 @@ use std::{
 };
 
 use guest::protocol::{self, ErrorKind, MAX_REQUEST, ToGuest, WINDOW, cost};
+use tasks::LimitHit;
 use tokio::time::timeout;
 
 use super::{
-    ChangedPath, Command, Exit, FileKind, Found, Output, SandboxBackend, SandboxError, SandboxSpec, Started, TreeFile,
+    ChangedPath, Command, Exit, FileKind, Found, Limits, Output, SandboxBackend, SandboxError, SandboxSpec, Started,
+    TreeFile,
     conversation::{Channel, Event, Purpose},
     link::Link,
     tunnel::Tunnels,
@@ -35,6 +37,7 @@ pub struct Sandbox {
     name: String,
     kind: &'static str,
     environment: String,
+    limits: Limits,
     link: Link,
     stopped: bool,
 }
@@ -52,8 +55,8 @@ impl Sandbox {
     /// Starts a box, greets its guest and checks the versions. What was started and does not greet is stopped again.
     pub async fn start(backend: Arc<dyn SandboxBackend>, spec: &SandboxSpec) -> Result<Self, SandboxError> {
         let Started { stream, kind, environment } = backend.start(spec).await?;
-        let sandbox =
-            Self { link: Link::new(stream), backend, name: spec.name.clone(), kind, environment, stopped: false };
+        let (link, name, limits) = (Link::new(stream), spec.name.clone(), spec.limits.clone());
+        let sandbox = Self { link, backend, name, kind, environment, limits, stopped: false };
         match sandbox.greet().await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
@@ -67,7 +70,8 @@ impl Sandbox {
 
     async fn greet(&self) -> Result<(), SandboxError> {
         let channel = self.link.open(Purpose::Greeting, 0)?;
-        channel.send(&ToGuest::Hello { version: protocol::VERSION });
+        let Limits { disk_bytes, pids, .. } = self.limits;
+        channel.send(&ToGuest::Hello { version: protocol::VERSION, disk_bytes, pids });
         match self.answer(&channel, GREETING_TIMEOUT).await? {
             Event::Hello { version: protocol::VERSION } => Ok(()),
             Event::Hello { version } => {
@@ -131,7 +135,7 @@ impl Sandbox {
                     if n_bytes > MAX_OUTPUT_BYTES {
                         tracing::warn!(n_bytes, kept_bytes = MAX_OUTPUT_BYTES, "a command wrote more than is kept");
                     }
-                    return Ok(exit_of(&exit));
+                    return Ok(exit_of(&exit, &self.limits, n_bytes));
                 }
                 Event::Error(ErrorKind::CannotRun, reason) => {
                     let program = command.argv.first().cloned().unwrap_or_default();
@@ -412,8 +416,19 @@ fn is_inside(path: &[u8]) -> bool {
     !path.contains(&0) && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
-fn exit_of(exit: &protocol::Exit) -> Exit {
+fn exit_of(exit: &protocol::Exit, limits: &Limits, n_output_bytes: u64) -> Exit {
+    let throttled = exit.throttled_us / 1000;
+    let hits = [
+        exit.hits.memory.then_some(LimitHit::Memory { bytes: limits.memory_bytes }),
+        exit.hits.pids.then_some(LimitHit::Pids { pids: limits.pids }),
+        exit.hits.disk.then_some(LimitHit::Disk { bytes: limits.disk_bytes }),
+        (n_output_bytes > MAX_OUTPUT_BYTES).then_some(LimitHit::Output { bytes: MAX_OUTPUT_BYTES }),
+        // Whoever keeps its CPUs busy is held back now and then; it is worth a word when time was the trouble.
+        (exit.timed_out && throttled >= exit.wall_us / 4_000)
+            .then_some(LimitHit::Cpu { millicpus: (limits.cpus * 1000.0) as u64, held_back_ms: throttled }),
+    ];
     Exit {
+        limits: hits.into_iter().flatten().collect(),
         code: exit.code,
         signal: exit.signal,
         timed_out: exit.timed_out,

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tasks::{Failure, TaskId};
+use tasks::{Failure, LimitHit, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use client::Sandbox;
@@ -173,6 +173,8 @@ pub struct Exit {
     pub cpu: Duration,
     /// Largest resident set, in bytes.
     pub max_rss_bytes: u64,
+    /// Limits of the sandbox that were hit meanwhile, as the kernel and the guest counted them.
+    pub limits: Vec<LimitHit>,
 }
 
 impl Exit {

@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use guest::launch::{Answer, Launch, Layer};
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, Limit};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -48,6 +48,7 @@ pub struct NamespaceBackend {
     root: PathBuf,
     tools: HostTools,
     accept_host_tools: bool,
+    accepted: Vec<Limit>,
     boxes: Mutex<HashMap<String, RunningBox>>,
     n_started: AtomicU32,
 }
@@ -63,7 +64,7 @@ struct RunningBox {
 
 /// What came of a start, for those who ask whether sandboxes work here.
 struct Facts {
-    enforced: Vec<&'static str>,
+    enforced: Vec<Limit>,
     notes: Vec<String>,
 }
 
@@ -71,7 +72,26 @@ impl NamespaceBackend {
     /// Boxes keep their files below `root`, which is made when it is not there. `accept_host_tools`: a repository that
     /// asks for an image gets the host's tools instead of a refusal (E016).
     pub fn new(root: PathBuf, tools: HostTools, accept_host_tools: bool) -> Self {
-        Self { root, tools, accept_host_tools, boxes: Mutex::default(), n_started: AtomicU32::new(0) }
+        let (accepted, boxes, n_started) = (Vec::new(), Mutex::default(), AtomicU32::new(0));
+        Self { root, tools, accept_host_tools, accepted, boxes, n_started }
+    }
+
+    /// The operator accepts sandboxes without these limits where the host cannot keep them. Without this word a start on
+    /// such a host is refused (E019).
+    #[must_use]
+    pub fn accept_without(self, limits: impl IntoIterator<Item = Limit>) -> Self {
+        Self { accepted: limits.into_iter().collect(), ..self }
+    }
+
+    /// The limits that are kept here. Those on pids and disk need nothing of the host: the kernel counts the processes of
+    /// each sandbox's user, and the guest watches what is written.
+    pub fn enforced() -> Vec<Limit> {
+        static N: AtomicU32 = AtomicU32::new(0);
+        let name = format!("onramp-look-{}-{}", std::process::id(), N.fetch_add(1, Ordering::Relaxed));
+        let groups = ControlGroups::create(&name, &Limits::default());
+        let _ = cgroup::remove(&groups.dirs);
+        let missing = groups.missing();
+        Limit::ALL.into_iter().filter(|limit| *limit == Limit::Pids || !missing.contains(limit)).collect()
     }
 
     /// Starts and stops a tiny box, and tells what is enforced here and what is not.
@@ -102,16 +122,21 @@ impl NamespaceBackend {
         }
         let (root, name, limits) = (self.root.clone(), spec.name.clone(), spec.limits.clone());
         let slot = self.n_started.fetch_add(1, Ordering::Relaxed);
+        let accepted = self.accepted.clone();
         let (directory, groups, host_id) = blocking(move || {
             let groups = ControlGroups::create(&name, &limits);
+            if let Err(failure) = diagnosis::limits_enough(&groups, &accepted) {
+                let _ = cgroup::remove(&groups.dirs);
+                return Ok(Err(failure));
+            }
             let host_id = diagnosis::host_id(slot);
             let made = BoxDirectory::create(&root, &name, &groups.dirs);
             if made.is_err() {
                 let _ = cgroup::remove(&groups.dirs);
             }
-            Ok((made?, groups, host_id))
+            Ok(Ok((made?, groups, host_id)))
         })
-        .await?;
+        .await??;
 
         let launch = self.launch(spec, &directory, &groups, host_id);
         let started = async {
@@ -268,15 +293,17 @@ async fn end(running: RunningBox) -> Result<(), SandboxError> {
 impl std::fmt::Display for Facts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Isolated: users, files, processes, network, system calls; no capability is left inside.")?;
-        let (by_group, mut weak): (Vec<_>, Vec<_>) =
-            ["memory", "pids", "cpu"].into_iter().partition(|name| self.enforced.contains(name));
-        if !by_group.is_empty() {
-            write!(f, " Limited by control groups: {}.", by_group.join(", "))?;
+        let names = |limits: &[Limit]| limits.iter().map(|limit| limit.as_str()).collect::<Vec<_>>().join(", ");
+        if !self.enforced.is_empty() {
+            write!(f, " Limited by control groups: {}.", names(&self.enforced))?;
         }
         f.write_str(" Limited by the kernel for each sandbox: processes, the size of a file, temporary files.")?;
-        weak.retain(|name| *name != "pids");
-        weak.push("total disk use");
-        write!(f, " Not limited here: {}.", weak.join(", "))?;
+        f.write_str(" Limited by the guest: what is written.")?;
+        let weak: Vec<Limit> =
+            [Limit::Memory, Limit::Cpu].into_iter().filter(|limit| !self.enforced.contains(limit)).collect();
+        if !weak.is_empty() {
+            write!(f, " Not limited here: {}.", names(&weak))?;
+        }
         self.notes.iter().try_for_each(|note| write!(f, " Note: {note}."))
     }
 }

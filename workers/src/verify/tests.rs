@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn exit(code: Option<i32>, signal: Option<i32>, timed_out: bool) -> Exit {
-    Exit { code, signal, timed_out, wall: Duration::ZERO, cpu: Duration::ZERO, max_rss_bytes: 0 }
+    Exit { code, signal, timed_out, wall: Duration::ZERO, cpu: Duration::ZERO, max_rss_bytes: 0, limits: vec![] }
 }
 
 #[test]
@@ -74,7 +74,10 @@ impl Room {
         let repo = "acme/calc".parse().unwrap();
         let (mirror, base) = Mirror::checkout(&dir.path().join("mirrors"), &repo, &remote, None).await.unwrap();
 
-        let backend = Arc::new(NamespaceBackend::new(dir.path().join("boxes"), HostTools::default(), false));
+        let backend = Arc::new(
+            NamespaceBackend::new(dir.path().join("boxes"), HostTools::default(), false)
+                .accept_without(tasks::Limit::ALL),
+        );
         let sandbox = Sandbox::start(backend.clone(), &spec("agent")).await.unwrap();
         sandbox.put(mirror.files(&base.commit).await.unwrap()).await.unwrap();
         sandbox.mark().await.unwrap();
@@ -93,7 +96,7 @@ impl Room {
         let told = self.told.clone();
         let progress = Progress::new(move |event| {
             let line = match event {
-                ProgressEvent::Check(check) => format!("{}: {}", check.name, text::result_words(&check.outcome)),
+                ProgressEvent::Check(check) => format!("{}: {}", check.name, text::result_words(&check)),
                 ProgressEvent::Warning(text) => format!("warning: {text}"),
                 other => format!("{other:?}"),
             };

@@ -61,7 +61,7 @@ fn any_message(dice: &mut Dice) -> (u32, Vec<u8>) {
         14 => ToGuest::Get { max_bytes: u64::from(dice.number()), paths: vec![path(dice)] },
         15 => ToGuest::Listen { port: dice.next() as u16 },
         16 => ToGuest::Part(&data),
-        _ => ToGuest::Hello { version: dice.number() },
+        _ => ToGuest::Hello { version: dice.number(), disk_bytes: dice.next(), pids: dice.next() },
     };
     let mut bytes = Vec::new();
     message.encode(channel, &mut bytes);
@@ -98,7 +98,7 @@ pub(crate) fn decoding_costs_no_more_than_its_input(seeds: Range<u64>) {
 pub(crate) async fn a_guest_outlives_or_ends_on_whatever_it_hears(seeds: Range<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let tools = HostTools::detect(None, "/usr/local/bin:/usr/bin:/bin");
-    let backend = NamespaceBackend::new(dir.path().join("boxes"), tools, true);
+    let backend = NamespaceBackend::new(dir.path().join("boxes"), tools, true).accept_without(tasks::Limit::ALL);
     let (mut n_ended, mut n_alive) = (0, 0);
     // A box costs more than a stream: fewer of them in a long run too.
     let n = (seeds.end - seeds.start).min(2000);
@@ -109,7 +109,7 @@ pub(crate) async fn a_guest_outlives_or_ends_on_whatever_it_hears(seeds: Range<u
         let Started { stream, .. } = backend.start(&spec).await.expect("starts");
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut said = Vec::new();
-        ToGuest::Hello { version: VERSION }.encode(0, &mut said);
+        ToGuest::Hello { version: VERSION, disk_bytes: 64 << 20, pids: 64 }.encode(0, &mut said);
         let mut spoilt = false;
         for _ in 0..1 + dice.roll(12) {
             let (_, mut bytes) = any_message(&mut dice);

@@ -1,6 +1,6 @@
 //! The frames under arbitrary bytes: decoding never panics, and what was encoded comes back.
 
-use guest::protocol::{ErrorKind, Exec, Exit, FileKind, Found, Frame, MAX_PAYLOAD, ToGuest, ToWorker};
+use guest::protocol::{ErrorKind, Exec, Exit, FileKind, Found, Frame, Hits, MAX_PAYLOAD, ToGuest, ToWorker};
 use proptest::{collection::vec, prelude::*};
 
 fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -20,7 +20,7 @@ fn to_guest() -> impl Strategy<Value = ToGuest<'static>> {
         (vec(bytes(50_000), 0..5), vec((bytes(20), bytes(30_000)), 0..5), bytes(100), any::<bool>(), any::<u64>())
             .prop_map(|(argv, env, cwd, stdin, timeout_ms)| ToGuest::Exec(Exec { argv, env, cwd, stdin, timeout_ms }));
     prop_oneof![
-        any::<u32>().prop_map(|version| ToGuest::Hello { version }),
+        any::<(u32, u64, u64)>().prop_map(|(version, disk_bytes, pids)| ToGuest::Hello { version, disk_bytes, pids }),
         exec,
         vec(any::<u8>(), 1..MAX_PAYLOAD).prop_map(|bytes| ToGuest::Data(bytes.leak())),
         any::<u32>().prop_map(ToGuest::Credit),
@@ -43,9 +43,11 @@ fn to_guest() -> impl Strategy<Value = ToGuest<'static>> {
 
 fn to_worker() -> impl Strategy<Value = ToWorker<'static>> {
     let data = || vec(any::<u8>(), 1..MAX_PAYLOAD).prop_map(|bytes| &*bytes.leak());
-    let exit = (any::<Option<i32>>(), any::<Option<i32>>(), any::<bool>(), any::<[u64; 3]>());
-    let exit = exit.prop_map(|(code, signal, timed_out, [wall_us, cpu_us, max_rss_bytes])| {
-        ToWorker::Exit(Exit { code, signal, timed_out, wall_us, cpu_us, max_rss_bytes })
+    let exit = (any::<[Option<i32>; 2]>(), any::<bool>(), any::<[u64; 4]>(), any::<[bool; 3]>());
+    let exit = exit.prop_map(|([code, signal], timed_out, numbers, [memory, pids, disk])| {
+        let [wall_us, cpu_us, max_rss_bytes, throttled_us] = numbers;
+        let hits = Hits { memory, pids, disk };
+        ToWorker::Exit(Exit { code, signal, timed_out, wall_us, cpu_us, max_rss_bytes, hits, throttled_us })
     });
     let found = prop_oneof![
         Just(Found::Nothing),

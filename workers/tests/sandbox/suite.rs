@@ -3,6 +3,7 @@
 pub(crate) mod commands;
 pub(crate) mod files;
 pub(crate) mod flow;
+pub(crate) mod walls;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -48,6 +49,15 @@ macro_rules! for_each_behaviour {
                 a_tunnel_that_nobody_reads_holds_up_nobody
                 nothing_inside_gets_at_the_guest
                 there_is_no_network_and_no_privilege
+            }
+            walls {
+                out_of_memory_is_named_and_survived
+                a_fork_bomb_is_named_and_survived
+                writing_past_the_cap_ends_everything_inside_and_is_named
+                what_has_no_name_or_no_content_counts_too
+                a_file_larger_than_the_cap_is_named
+                what_a_command_waited_for_the_cpus_is_told_with_its_timeout
+                a_flood_of_output_is_named
             }
         }
     };

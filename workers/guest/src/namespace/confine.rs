@@ -34,11 +34,13 @@ pub(super) fn join_groups(launch: &Launch) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Limits that the kernel keeps for each process, and for the user behind it.
-pub(super) fn limit(launch: &Launch) -> Result<(), Refusal> {
+/// Limits that the kernel keeps for each process, and for the user behind it. `in_group`: processes are limited by a control
+/// group too, which counts what it refuses; so it must be the one that is hit.
+pub(super) fn limit(launch: &Launch, in_group: bool) -> Result<(), Refusal> {
+    let pids = if in_group { launch.pids.saturating_add(launch.pids / 8 + 16) } else { launch.pids };
     sys::limit(sys::RLIMIT_CORE, 0).attempt(|| "limit core files".into())?;
     sys::limit(sys::RLIMIT_FSIZE, launch.file_bytes).attempt(|| "limit the size of files".into())?;
-    sys::limit(sys::RLIMIT_NPROC, launch.pids).attempt(|| "limit the number of processes".into())?;
+    sys::limit(sys::RLIMIT_NPROC, pids).attempt(|| "limit the number of processes".into())?;
     // An unprivileged worker cannot raise its own hard limit; then that one stays.
     let _ = sys::limit(sys::RLIMIT_NOFILE, OPEN_FILES);
     Ok(())

@@ -22,6 +22,7 @@ use std::{
     },
 };
 
+use crate::gauges::Gauges;
 use guest::launch::{Answer, HOST_NAME, INSIDE_ID, Launch, Layer};
 
 const STDIN: RawFd = 0;
@@ -47,7 +48,7 @@ impl<T> Attempt<T> for io::Result<T> {
 
 /// Reads a [`Launch`] from standard input and returns in PID 1 of the new sandbox only. The launcher's own process ends
 /// in here, with the exit code of PID 1 or, when the sandbox cannot be built, after saying why.
-pub(crate) fn launch() {
+pub(crate) fn launch() -> Gauges {
     sys::close_others();
     sys::clear_umask();
     sys::restore_signals();
@@ -55,7 +56,10 @@ pub(crate) fn launch() {
     sys::new_session();
     sys::set_name(c"onramp-guest");
     match fork_inside().and_then(build) {
-        Ok(notes) => eprint!("{}", Answer::Ready { notes }.to_line()),
+        Ok((notes, gauges)) => {
+            eprint!("{}", Answer::Ready { notes }.to_line());
+            gauges
+        }
         Err(refusal) => refuse(&refusal),
     }
 }
@@ -121,11 +125,12 @@ fn supervise(pid: i32, mut child: UnixStream, host_id: Option<u32>) -> ! {
 }
 
 /// Turns this process, the first of its process namespace, into what PID 1 of a sandbox should be.
-fn build(plan: Plan) -> Result<Vec<String>, Refusal> {
+fn build(plan: Plan) -> Result<(Vec<String>, Gauges), Refusal> {
     let Plan { launch, views, mut parent } = plan;
     sys::new_session();
     confine::die_with_parent().attempt(|| "bind the sandbox to its worker".into())?;
     confine::join_groups(&launch)?;
+    let gauges = Gauges::of_groups(&launch.cgroups);
     let namespaces = sys::CLONE_NEWNS | sys::CLONE_NEWNET | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
     sys::unshare_namespaces(namespaces).attempt(|| "create the other namespaces".into())?;
     // It only hides the names of control groups; some kernels are built without.
@@ -133,10 +138,10 @@ fn build(plan: Plan) -> Result<Vec<String>, Refusal> {
     sys::set_host_name(HOST_NAME).attempt(|| "set the host name".into())?;
     sys::loopback_up().attempt(|| "bring the loopback interface up".into())?;
     let notes = root::assemble(&launch, &views)?;
-    confine::limit(&launch)?;
+    confine::limit(&launch, gauges.counts_pids())?;
     confine::become_inside_user(&launch, &mut parent)?;
     confine::seal(&parent)?;
-    Ok(notes)
+    Ok((notes, gauges))
 }
 
 /// Says which step failed, on the line that the worker reads, and ends.

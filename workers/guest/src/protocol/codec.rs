@@ -1,6 +1,6 @@
 //! Messages as bytes. Integers are little endian; what can have any length has its length before it, as a `u32`.
 
-use super::{ErrorKind, Exec, Exit, FileKind, Found, Frame, MAX_PATH, MAX_PAYLOAD, Malformed, ToGuest, ToWorker};
+use super::{ErrorKind, Exec, Exit, FileKind, Found, Frame, Hits, MAX_PATH, MAX_PAYLOAD, Malformed, ToGuest, ToWorker};
 
 mod kind {
     pub(super) const HELLO: u8 = 0x01;
@@ -37,8 +37,10 @@ impl<'a> ToGuest<'a> {
         let kind = match self {
             Self::Data(bytes) => return Frame { kind: kind::DATA, channel, payload: bytes }.write(out),
             Self::Part(bytes) => return Frame { kind: kind::PART, channel, payload: bytes }.write(out),
-            Self::Hello { version } => {
+            Self::Hello { version, disk_bytes, pids } => {
                 put_u32(&mut body, *version);
+                body.extend_from_slice(&disk_bytes.to_le_bytes());
+                body.extend_from_slice(&pids.to_le_bytes());
                 kind::HELLO
             }
             Self::Exec(exec) => {
@@ -92,7 +94,7 @@ impl<'a> ToGuest<'a> {
         let message = match kind {
             kind::DATA => return some(payload).map(Self::Data),
             kind::PART => return some(payload).map(Self::Part),
-            kind::HELLO => Self::Hello { version: body.u32()? },
+            kind::HELLO => Self::Hello { version: body.u32()?, disk_bytes: body.u64()?, pids: body.u64()? },
             kind::EXEC => Self::Exec(body.exec()?),
             kind::EOF => Self::Eof,
             kind::CREDIT => Self::Credit(body.u32()?),
@@ -246,7 +248,10 @@ fn put_exit(out: &mut Vec<u8>, exit: &Exit) {
         out.extend_from_slice(&value.unwrap_or(0).to_le_bytes());
     }
     out.push(u8::from(exit.timed_out));
-    for value in [exit.wall_us, exit.cpu_us, exit.max_rss_bytes] {
+    for value in [exit.hits.memory, exit.hits.pids, exit.hits.disk] {
+        out.push(u8::from(value));
+    }
+    for value in [exit.wall_us, exit.cpu_us, exit.max_rss_bytes, exit.throttled_us] {
         out.extend_from_slice(&value.to_le_bytes());
     }
 }
@@ -352,9 +357,11 @@ impl<'a> Body<'a> {
             code: self.optional_i32()?,
             signal: self.optional_i32()?,
             timed_out: self.bool()?,
+            hits: Hits { memory: self.bool()?, pids: self.bool()?, disk: self.bool()? },
             wall_us: self.u64()?,
             cpu_us: self.u64()?,
             max_rss_bytes: self.u64()?,
+            throttled_us: self.u64()?,
         })
     }
 

@@ -37,7 +37,10 @@ impl Room {
         let agents = Agents::load(Some(definitions)).unwrap();
         let task = TaskId::from_bytes([1; 16]);
         let artifacts = Artifacts::open(&dir.path().join("artifacts"), task, 1).unwrap();
-        let backend = Arc::new(NamespaceBackend::new(dir.path().join("boxes"), HostTools::default(), false));
+        let backend = Arc::new(
+            NamespaceBackend::new(dir.path().join("boxes"), HostTools::default(), false)
+                .accept_without(tasks::Limit::ALL),
+        );
         let limits = Limits { memory_bytes: 256 << 20, pids: 64, disk_bytes: 64 << 20, ..Limits::default() };
         let spec = SandboxSpec { task: Some(task), limits, ..SandboxSpec::new("onramp-agent-test") };
         let sandbox = Sandbox::start(backend.clone(), &spec).await.unwrap();

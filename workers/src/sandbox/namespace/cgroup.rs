@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::fs::{Access, access};
+use tasks::Limit;
 
 use crate::sandbox::Limits;
 
@@ -18,8 +19,10 @@ use crate::sandbox::Limits;
 pub(super) struct ControlGroups {
     /// The directories, to be removed with the box.
     pub(super) dirs: Vec<PathBuf>,
-    /// `memory`, `pids`, `cpu`: those that could be limited.
-    pub(super) enforced: Vec<&'static str>,
+    /// Those of memory, pids and cpu that could be limited.
+    pub(super) enforced: Vec<Limit>,
+    /// Why the others could not, for people who look closer.
+    pub(super) reasons: Vec<String>,
 }
 
 /// One tree of control groups that this process is in.
@@ -49,14 +52,21 @@ impl ControlGroups {
             };
             if let Err(error) = done {
                 tracing::debug!(tree = %tree.mount.display(), %error, "no control group for the sandbox there");
+                groups.reasons.push(format!("{}: {error}", tree.own.display()));
             }
         }
         groups
     }
 
+    /// What of memory, pids and cpu is not limited.
+    pub(super) fn missing(&self) -> Vec<Limit> {
+        [Limit::Memory, Limit::Pids, Limit::Cpu].into_iter().filter(|limit| !self.enforced.contains(limit)).collect()
+    }
+
     fn create_in_version_1(&mut self, tree: &Tree, name: &str, limits: &Limits) -> io::Result<()> {
         for (controller, files) in settings_version_1(limits) {
-            if !tree.controllers.iter().any(|found| found == controller) || self.enforced.contains(&controller) {
+            if !tree.controllers.iter().any(|found| found == controller.as_str()) || self.enforced.contains(&controller)
+            {
                 continue;
             }
             let dir = tree.own.join(name);
@@ -74,10 +84,11 @@ impl ControlGroups {
                 let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu");
             }
             let handed = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-            let missing =
-                |name: &str| !self.enforced.contains(&name) && handed.split_whitespace().any(|one| one == name);
+            let missing = |limit: Limit| {
+                !self.enforced.contains(&limit) && handed.split_whitespace().any(|one| one == limit.as_str())
+            };
             let settings: Vec<_> =
-                settings_version_2(limits).into_iter().filter(|(controller, _)| missing(controller)).collect();
+                settings_version_2(limits).into_iter().filter(|(controller, _)| missing(*controller)).collect();
             if settings.is_empty() {
                 continue;
             }
@@ -124,7 +135,7 @@ pub(super) fn remove(dirs: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-type Settings = Vec<(&'static str, Vec<(&'static str, String)>)>;
+type Settings = Vec<(Limit, Vec<(&'static str, String)>)>;
 
 fn cpu_quota_us(limits: &Limits) -> u64 {
     ((limits.cpus * CPU_PERIOD_US as f64) as u64).max(1_000)
@@ -133,10 +144,10 @@ fn cpu_quota_us(limits: &Limits) -> u64 {
 fn settings_version_1(limits: &Limits) -> Settings {
     let memory = limits.memory_bytes.to_string();
     vec![
-        ("memory", vec![("memory.limit_in_bytes", memory.clone()), ("memory.memsw.limit_in_bytes", memory)]),
-        ("pids", vec![("pids.max", limits.pids.to_string())]),
+        (Limit::Memory, vec![("memory.limit_in_bytes", memory.clone()), ("memory.memsw.limit_in_bytes", memory)]),
+        (Limit::Pids, vec![("pids.max", limits.pids.to_string())]),
         (
-            "cpu",
+            Limit::Cpu,
             vec![
                 ("cpu.cfs_quota_us", cpu_quota_us(limits).to_string()),
                 ("cpu.cfs_period_us", CPU_PERIOD_US.to_string()),
@@ -147,9 +158,9 @@ fn settings_version_1(limits: &Limits) -> Settings {
 
 fn settings_version_2(limits: &Limits) -> Settings {
     vec![
-        ("memory", vec![("memory.max", limits.memory_bytes.to_string()), ("memory.swap.max", "0".into())]),
-        ("pids", vec![("pids.max", limits.pids.to_string())]),
-        ("cpu", vec![("cpu.max", format!("{} {CPU_PERIOD_US}", cpu_quota_us(limits)))]),
+        (Limit::Memory, vec![("memory.max", limits.memory_bytes.to_string()), ("memory.swap.max", "0".into())]),
+        (Limit::Pids, vec![("pids.max", limits.pids.to_string())]),
+        (Limit::Cpu, vec![("cpu.max", format!("{} {CPU_PERIOD_US}", cpu_quota_us(limits)))]),
     ]
 }
 

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, Limit};
+
+use super::cgroup::ControlGroups;
 
 /// The first user of the host that is put behind sandboxes, in a range that no distribution gives to anybody.
 const FIRST_HOST_ID: u32 = 1_900_000_000;
@@ -58,6 +60,28 @@ fn choose_id(uid_map: &str, slot: u32) -> Option<u32> {
     // Inside a container: from the end of the largest range, far from those that its programs use.
     let (first, length) = ranges(uid_map).max_by_key(|(_, length)| *length)?;
     (length >= ENOUGH_IDS).then(|| first + length - 1 - slot % (length / 2))
+}
+
+/// Whether every limit can be kept that nobody accepted to go without. Processes are counted per user where there is no
+/// group, so that limit always is.
+pub(super) fn limits_enough(groups: &ControlGroups, accepted: &[Limit]) -> Result<(), Failure> {
+    let lacking = |limit: &Limit| *limit != Limit::Pids && !accepted.contains(limit);
+    let lacking: Vec<&str> = groups.missing().into_iter().filter(lacking).map(Limit::as_str).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "The embedded sandbox cannot limit {} here, because this worker may not make control groups for it",
+        lacking.join(" and ")
+    );
+    let names: Vec<String> = lacking.iter().map(|name| format!("{name:?}")).collect();
+    Err(Failure::new(Code::WeakIsolation, message)
+        .next(format!(
+            "Run the worker as root or in control groups of its own (systemd-run --user --scope -p Delegate=yes), use a \
+             Docker engine, or accept it in the configuration: [sandbox] accept_without = [{}]",
+            names.join(", ")
+        ))
+        .detail(groups.reasons.join("\n")))
 }
 
 /// Why a box could not be built, and what can be done about it.
@@ -125,6 +149,22 @@ mod tests {
         assert!(may_choose("Name:\tx\nCapEff:\t000001ffffffffff\n"));
         assert!(!may_choose("CapEff:\t00000000a80425fb\n"), "root in a container without SYS_ADMIN");
         assert!(!may_choose("CapEff:\t0000000000000000\n"));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_kept_is_refused_unless_it_is_accepted_by_name() {
+        let judged = |enforced: &[Limit], accepted: &[Limit]| {
+            let reasons = vec!["/sys/fs/cgroup/user.slice: Permission denied".to_owned()];
+            let groups = ControlGroups { enforced: enforced.to_vec(), reasons, ..ControlGroups::default() };
+            limits_enough(&groups, accepted).map_err(|failure| {
+                assert_eq!(failure.detail.as_deref(), Some("/sys/fs/cgroup/user.slice: Permission denied"));
+                format!("{} {}. {}", failure.code, failure.message, failure.next_step)
+            })
+        };
+        assert_eq!(judged(&[Limit::Cpu, Limit::Memory], &[]), Ok(()), "processes are counted per user");
+        assert_eq!(judged(&[], &[Limit::Memory, Limit::Cpu]), Ok(()));
+        insta::assert_snapshot!(judged(&[], &[]).unwrap_err(), @r#"E019 The embedded sandbox cannot limit memory and cpu here, because this worker may not make control groups for it. Run the worker as root or in control groups of its own (systemd-run --user --scope -p Delegate=yes), use a Docker engine, or accept it in the configuration: [sandbox] accept_without = ["memory", "cpu"]"#);
+        insta::assert_snapshot!(judged(&[Limit::Pids], &[Limit::Cpu]).unwrap_err(), @r#"E019 The embedded sandbox cannot limit memory here, because this worker may not make control groups for it. Run the worker as root or in control groups of its own (systemd-run --user --scope -p Delegate=yes), use a Docker engine, or accept it in the configuration: [sandbox] accept_without = ["memory"]"#);
     }
 
     fn with_setting(name: &str, value: &str, errno: i32) -> String {
