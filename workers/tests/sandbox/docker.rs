@@ -11,7 +11,7 @@ use workers::sandbox::{
 
 use crate::suite::{Backend, sh, spec};
 
-const IMAGE: &str = "onramp-test/busybox:1";
+pub(crate) const IMAGE: &str = "onramp-test/busybox:1";
 
 for_each_behaviour!(docker_backend);
 
@@ -31,7 +31,7 @@ async fn backend() -> Option<DockerBackend> {
     }))
 }
 
-async fn docker_backend() -> Option<Backend> {
+pub(crate) async fn docker_backend() -> Option<Backend> {
     Some(Arc::new(backend().await?))
 }
 

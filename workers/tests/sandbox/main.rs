@@ -8,4 +8,5 @@ mod suite;
 mod docker;
 mod hostile;
 mod namespace;
+mod probes;
 mod protocol;
