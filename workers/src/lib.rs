@@ -9,6 +9,7 @@ pub mod checkout;
 pub mod egress;
 pub mod forbidden;
 pub mod forge;
+pub mod gpu;
 pub mod local;
 pub mod patch;
 pub mod policy;
