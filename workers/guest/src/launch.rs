@@ -44,6 +44,8 @@ pub struct Launch {
     pub expose: Vec<PathBuf>,
     /// Directories of the host to show with their changes kept in the box.
     pub layers: Vec<Layer>,
+    /// Device files of GPUs that were lent to the box; each must be one of [`is_gpu_device`].
+    pub devices: Vec<PathBuf>,
     /// `cgroup.procs` files that the first process inside writes itself into.
     pub cgroups: Vec<PathBuf>,
     /// Processes and threads inside.
@@ -52,6 +54,17 @@ pub struct Launch {
     pub file_bytes: u64,
     /// The size of `/tmp`, in bytes.
     pub tmp_bytes: u64,
+}
+
+/// Whether a path is a device file of a GPU: no other device of the host can be asked for at all.
+pub fn is_gpu_device(path: &Path) -> bool {
+    let text = path.as_os_str().as_bytes();
+    let Some(name) = text.strip_prefix(b"/dev/nvidia") else { return false };
+    let plain = |name: &[u8]| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+    match name.strip_prefix(b"-caps/nvidia-cap") {
+        Some(number) => !number.is_empty() && number.iter().all(u8::is_ascii_digit),
+        None => plain(name),
+    }
 }
 
 /// Bytes that no worker of ours writes.
@@ -79,6 +92,7 @@ impl Launch {
         paths.extend(self.base.iter().map(|base| path(b'b', base)));
         paths.extend(self.expose.iter().map(|expose| path(b'e', expose)));
         paths.extend(self.layers.iter().flat_map(|layer| [path(b'<', &layer.from), path(b'>', &layer.to)]));
+        paths.extend(self.devices.iter().map(|device| path(b'g', device)));
         paths.extend(self.cgroups.iter().map(|cgroup| path(b'c', cgroup)));
         fields.extend(paths.iter().map(|(key, value)| (*key, value.as_slice())));
 
@@ -131,6 +145,8 @@ impl Launch {
                 b'e' => launch.expose.push(path()),
                 b'<' => launch.layers.push(Layer { from: path(), to: PathBuf::new() }),
                 b'>' => launch.layers.last_mut().ok_or_else(|| malformed("a layer without a source"))?.to = path(),
+                b'g' if is_gpu_device(&path()) => launch.devices.push(path()),
+                b'g' => return Err(malformed("a device that is no GPU")),
                 b'c' => launch.cgroups.push(path()),
                 b'p' => launch.pids = number()?,
                 b'f' => launch.file_bytes = number()?,
@@ -206,6 +222,7 @@ mod tests {
             base: Some("/bases/1".into()),
             expose: vec!["/root/.cargo/bin".into(), PathBuf::from(OsString::from_vec(b"/x/\xff".to_vec()))],
             layers: vec![Layer { from: "/root/.cargo/registry".into(), to: "/home/onramp/.cargo/registry".into() }],
+            devices: vec!["/dev/nvidia0".into(), "/dev/nvidia-caps/nvidia-cap12".into()],
             cgroups: vec!["/sys/fs/cgroup/pids/onramp/cgroup.procs".into()],
             pids: 64,
             file_bytes: 1 << 33,
@@ -226,6 +243,14 @@ mod tests {
         let whole = launch().encode().unwrap();
         for end in 0..whole.len() {
             assert!(Launch::read(&mut &whole[..end]).is_err(), "cut after {end}");
+        }
+        for device in ["/dev/sda", "/dev/nvidia/../sda", "/dev/nvidia-caps/nvidia-cap", "/dev/mem", "nvidia0"] {
+            assert!(
+                Launch { devices: vec![device.into()], ..launch() }
+                    .encode()
+                    .is_ok_and(|bytes| { Launch::read(&mut bytes.as_slice()).is_err() }),
+                "{device}"
+            );
         }
         for body in
             [&b"d/x\0?\0"[..], b"d/x\0pmany\0", b"drelative\0", b"d/x\0>/y\0", b"d/x\0u4294967296\0", b"\0", b""]

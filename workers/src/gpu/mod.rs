@@ -16,6 +16,8 @@ mod locks;
 
 use std::path::PathBuf;
 
+use tasks::{Code, Failure};
+
 pub use allocator::{GpuLease, GpuOptions, Gpus};
 pub use detect::{EngineGpus, GpuCase, ToolkitFacts, Way, judge};
 pub use host::{GpuHost, Occupant};
@@ -42,6 +44,21 @@ pub struct Slice {
     pub profile: String,
     /// GPU instance and compute instance, where the driver tells them.
     pub instances: Option<(u32, u32)>,
+}
+
+/// The device files of all of these, each once.
+///
+/// # Errors
+/// E017 when one cannot be told from the others.
+pub fn device_files(gpus: &[Gpu]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = std::collections::BTreeSet::new();
+    for gpu in gpus {
+        files.extend(gpu.device_files().map_err(|why| {
+            Failure::new(Code::ResourceMissing, format!("A GPU cannot be shown in a namespace sandbox: {why}"))
+                .next("Use a Docker engine with the container toolkit for this GPU, or lend another one.")
+        })?);
+    }
+    Ok(files.into_iter().collect())
 }
 
 impl Gpu {

@@ -9,6 +9,8 @@
 
 mod container;
 mod engine;
+mod facts;
+mod gpu;
 mod images;
 mod stream;
 
@@ -26,11 +28,15 @@ use bollard::{
 use bytes::Bytes;
 use tasks::{Code, Failure};
 
-pub use self::engine::{EngineInfo, probe};
 use self::{
     container::belongings,
     engine::{DEFAULT_HOST, Trouble, call, filters_calls, open, unreachable},
     stream::Attached,
+};
+pub use self::{
+    engine::{EngineInfo, probe},
+    facts::EngineFacts,
+    gpu::explain as explain_gpu_trouble,
 };
 use super::{SandboxBackend, SandboxError, SandboxSpec, Started};
 
@@ -50,6 +56,10 @@ pub struct DockerBackend {
     n_cpus: f64,
     /// The engine limits with control groups of the first generation.
     first_cgroups: bool,
+    /// The runtimes that the engine lists.
+    runtimes: Vec<String>,
+    /// The one that the operator named.
+    runtime: Option<String>,
 }
 
 impl DockerBackend {
@@ -75,6 +85,8 @@ impl DockerBackend {
             installation: installation.to_owned(),
             n_cpus,
             first_cgroups: about.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1),
+            runtimes: gpu::of_engine(&about).runtimes,
+            runtime: None,
         })
     }
 
@@ -82,7 +94,9 @@ impl DockerBackend {
 
     async fn create(&self, spec: &SandboxSpec, image: &str) -> Result<(), Failure> {
         let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        call(self.engine.create_container(Some(options), self.container(spec, image)))
+        let mut container = self.container(spec, image);
+        self.equip(&mut container, spec).await?;
+        call(self.engine.create_container(Some(options), container))
             .await
             .map(drop)
             .map_err(|error| self.failure(&error, "The Docker engine cannot create a sandbox"))
@@ -120,6 +134,9 @@ impl DockerBackend {
     fn failure(&self, error: &Trouble, what: impl Into<String>) -> Failure {
         if error.is_connection() {
             return unreachable(&self.host, error);
+        }
+        if let Some(failure) = gpu::explain(&error.to_string()) {
+            return failure;
         }
         Failure::new(Code::SandboxStart, what).detail(error.to_string())
     }

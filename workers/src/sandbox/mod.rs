@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tasks::{Failure, LimitHit, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::gpu::Gpu;
 pub use client::Sandbox;
 pub use host_tools::HostTools;
 pub use tunnel::{Tunnel, Tunnels};
@@ -68,13 +69,15 @@ pub struct SandboxSpec {
     pub base: Option<KeptBase>,
     /// Limits.
     pub limits: Limits,
+    /// GPUs that were lent to it, and no others.
+    pub gpus: Vec<Gpu>,
 }
 
 impl SandboxSpec {
     /// A box of this name from the backend's default, with the default limits.
     pub fn new(name: impl Into<String>) -> Self {
         let (scope, limits) = (String::new(), Limits::default());
-        Self { name: name.into(), task: None, scope, image: None, base: None, limits }
+        Self { name: name.into(), task: None, scope, image: None, base: None, limits, gpus: Vec::new() }
     }
 }
 

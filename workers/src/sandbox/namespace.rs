@@ -33,6 +33,7 @@ use tokio::{
 
 use self::{cgroup::ControlGroups, directory::BoxDirectory, guest_program::GuestProgram};
 use super::{HostTools, Limits, SandboxBackend, SandboxError, SandboxSpec, Started};
+use crate::gpu;
 
 /// What the evidence says of the environment: there is no image, the host's own tools are used.
 pub const HOST_TOOLS: &str = "host tools";
@@ -120,6 +121,7 @@ impl NamespaceBackend {
         if let Some(image) = &spec.image {
             self.accepts(&format!("the image {image}"))?;
         }
+        let devices = gpu::device_files(&spec.gpus)?;
         let (root, name, limits) = (self.root.clone(), spec.name.clone(), spec.limits.clone());
         let slot = self.n_started.fetch_add(1, Ordering::Relaxed);
         let accepted = self.accepted.clone();
@@ -138,7 +140,7 @@ impl NamespaceBackend {
         })
         .await??;
 
-        let launch = self.launch(spec, &directory, &groups, host_id);
+        let launch = self.launch(spec, &directory, &groups, host_id, devices);
         let started = async {
             let mut launcher = self.spawn()?;
             let (mut stdin, stdout) = (take(launcher.stdin.take())?, take(launcher.stdout.take())?);
@@ -169,6 +171,7 @@ impl NamespaceBackend {
         directory: &BoxDirectory,
         groups: &ControlGroups,
         host_id: Option<u32>,
+        devices: Vec<PathBuf>,
     ) -> Launch {
         let layers = self.tools.caches.iter().map(|(from, to)| Layer { from: from.clone(), to: to.clone() });
         Launch {
@@ -177,6 +180,7 @@ impl NamespaceBackend {
             base: None,
             expose: self.tools.expose.clone(),
             layers: layers.collect(),
+            devices,
             cgroups: groups.entrances(),
             pids: spec.limits.pids,
             file_bytes: spec.limits.disk_bytes,

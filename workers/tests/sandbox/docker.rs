@@ -4,9 +4,12 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tasks::Code;
-use workers::sandbox::{
-    Command, Output, Sandbox, SandboxBackend, SandboxError,
-    docker::{DockerBackend, probe},
+use workers::{
+    gpu::Gpu,
+    sandbox::{
+        Command, Output, Sandbox, SandboxBackend, SandboxError, SandboxSpec,
+        docker::{DockerBackend, EngineFacts, explain_gpu_trouble, probe},
+    },
 };
 
 use crate::suite::{Backend, sh, spec};
@@ -69,6 +72,56 @@ async fn the_sweep_removes_what_is_ours_and_not_kept() {
     assert_eq!(sh(&kept_sandbox, "echo alive").await, "alive");
     kept_sandbox.stop().await.unwrap();
     assert_eq!(backend.sweep(&|_| false).await.unwrap(), 0);
+}
+
+/// What `docker run` says with these options, on standard error.
+async fn engine_says(options: &[&str]) -> String {
+    let mut run = tokio::process::Command::new("docker");
+    run.args(["run", "--rm"]).args(options).args([IMAGE, "/bin/true"]).stdin(Stdio::null());
+    let output = run.output().await.expect("the docker program is installed");
+    assert!(!output.status.success(), "{options:?} works here");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn a_real_engine_without_a_toolkit_is_understood() {
+    if docker_backend().await.is_none() {
+        return;
+    }
+    let facts = EngineFacts::ask(None).await.unwrap();
+    if facts.gpus.runtimes.iter().any(|name| name == "nvidia") || !facts.gpus.devices.is_empty() {
+        eprintln!("SKIPPED: this engine has a GPU toolkit, so its errors without one cannot be seen here");
+        return;
+    }
+    for (options, cause) in [
+        (&["--gpus", "all"][..], "knows no way to show a GPU"),
+        (&["--gpus", "\"device=GPU-1\""], "knows no way to show a GPU"),
+        (&["--runtime", "nvidia"], "does not list the runtime"),
+    ] {
+        let words = engine_says(options).await;
+        let failure = explain_gpu_trouble(&words).unwrap_or_else(|| panic!("{options:?} said {words:?}"));
+        assert!(failure.message.contains(cause), "{options:?}: {failure:?}");
+        assert_eq!(failure.detail.as_deref(), Some(words.as_str()));
+    }
+    let gpu = Gpu { id: "GPU-1".into(), model: "x".into(), memory_bytes: 0, minor: None, slice: None };
+    let Err(SandboxError::Failure(failure)) =
+        Sandbox::start(docker_backend().await.unwrap(), &SandboxSpec { gpus: vec![gpu], ..spec(None) }).await
+    else {
+        panic!("a box that was promised a GPU starts without one");
+    };
+    assert_eq!(failure.code, Code::ResourceMissing, "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_the_engine_does_not_list_is_refused_with_its_list() {
+    let Some(backend) = backend().await else { return };
+    let failure = backend.with_runtime("runsc-that-nobody-has").unwrap_err();
+    assert_eq!(failure.code, Code::WeakIsolation);
+    assert!(failure.next_step.contains("runc"), "{failure:?}");
+    let plain = self::backend().await.unwrap().with_runtime("runc").unwrap();
+    let sandbox = Sandbox::start(Arc::new(plain) as Backend, &spec(None)).await.unwrap();
+    assert_eq!(sh(&sandbox, "echo alive").await, "alive");
+    sandbox.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -12,8 +12,11 @@ use std::{
 };
 
 use tasks::{Code, Limit};
-use workers::sandbox::{
-    Command, HostTools, Limits, Sandbox, SandboxBackend, SandboxError, namespace::NamespaceBackend,
+use workers::{
+    gpu::Gpu,
+    sandbox::{
+        Command, HostTools, Limits, Sandbox, SandboxBackend, SandboxError, SandboxSpec, namespace::NamespaceBackend,
+    },
 };
 
 use crate::suite::{Backend, run, sh, spec, with_sandbox};
@@ -60,6 +63,63 @@ async fn code_of(sandbox: &Sandbox, line: &str) -> Option<i32> {
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+// --- lent devices ---
+
+/// Stand-ins for the device files of two GPUs, removed at the end: each reads as zeros.
+struct StandIns(Vec<PathBuf>);
+
+impl StandIns {
+    fn make() -> Option<Self> {
+        if !is_root() || Path::new("/dev/nvidiactl").exists() {
+            return None;
+        }
+        let mut made = Self(Vec::new());
+        for name in ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia0", "nvidia1"] {
+            let path = Path::new("/dev").join(name);
+            let status = std::process::Command::new("mknod").arg("-m666").arg(&path).args(["c", "1", "5"]).status();
+            if !status.is_ok_and(|status| status.success()) {
+                return None;
+            }
+            made.0.push(path);
+        }
+        Some(made)
+    }
+}
+
+impl Drop for StandIns {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_box_shows_the_device_files_of_the_gpu_that_was_lent_and_of_no_other() {
+    let lent = |minor| Gpu { id: "GPU-1".into(), model: "x".into(), memory_bytes: 0, minor, slice: None };
+    let with = |minor| SandboxSpec { gpus: vec![lent(minor)], ..spec(None) };
+    let (_root, backend) = own_backend(HostTools::default());
+    let Err(SandboxError::Failure(failure)) = Sandbox::start(Arc::clone(&backend), &with(None)).await else {
+        panic!("which device file it is, is not known");
+    };
+    assert_eq!(failure.code, Code::ResourceMissing, "{failure:?}");
+    let Err(failure) = Sandbox::start(Arc::clone(&backend), &with(Some(9999))).await else {
+        panic!("a box that was promised a GPU starts without one");
+    };
+    assert!(failure.to_string().contains("/dev/nvidia"), "{failure}");
+    let Some(_devices) = StandIns::make() else {
+        eprintln!("SKIPPED: stand-ins for device files cannot be made here, so no box was given any");
+        return;
+    };
+    let sandbox = Sandbox::start(Arc::clone(&backend), &with(Some(0))).await.unwrap();
+    assert_eq!(sh(&sandbox, "cd /dev; ls -d nvidia* | xargs").await, "nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl");
+    assert_eq!(sh(&sandbox, "head -c 3 /dev/nvidia0 | wc -c").await, "3", "it can be used");
+    sandbox.stop().await.unwrap();
+    let sandbox = Sandbox::start(backend, &spec(None)).await.unwrap();
+    assert_eq!(sh(&sandbox, "ls /dev | grep -c nvidia || true").await, "0", "nothing is shown that was not lent");
+    sandbox.stop().await.unwrap();
 }
 
 // --- what is visible ---

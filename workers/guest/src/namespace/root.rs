@@ -142,6 +142,13 @@ impl Root<'_> {
             let bound = sys::bind(&source, &target, sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NOEXEC);
             bound.attempt(|| format!("show /dev/{name}"))?;
         }
+        for source in &self.launch.devices {
+            let target = inside(source);
+            make_parents(&target)?;
+            File::create(&target).attempt(|| format!("create {}", source.display()))?;
+            let bound = sys::bind(source, &target, sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NOEXEC);
+            bound.attempt(|| format!("show {}", source.display()))?;
+        }
         make_dir(Path::new("dev/shm"))?;
         tmpfs(Path::new("dev/shm"), &format!("mode=1777,size={}", self.launch.tmp_bytes))?;
         make_dir(Path::new("dev/pts"))?;

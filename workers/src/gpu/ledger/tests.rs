@@ -1,6 +1,6 @@
 //! The rules of lending against a model of a machine: several processes, crashes, boxes that outlive their process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tasks::{GpuKind, GpuRequest};
 
@@ -92,6 +92,8 @@ struct Machine {
     /// Boxes of dead processes: seen by the driver as foreign processes.
     orphans: Vec<bool>,
     n_granted: usize,
+    /// What each request could use, worked out once.
+    usable: HashMap<GpuRequest, Vec<(usize, Vec<usize>)>>,
 }
 
 impl Machine {
@@ -99,7 +101,8 @@ impl Machine {
         let process = || Process { ledger: Ledger::new(devices.clone()), waiting: Vec::new(), held: BTreeMap::new() };
         let processes = (0..n_processes).map(|_| process()).collect();
         let n = devices.len();
-        Self { devices, processes, locks: vec![None; n], orphans: vec![false; n], n_granted: 0 }
+        let (locks, orphans) = (vec![None; n], vec![false; n]);
+        Self { devices, processes, locks, orphans, n_granted: 0, usable: HashMap::new() }
     }
 
     fn grant(&mut self, n: usize) {
@@ -130,10 +133,9 @@ impl Machine {
             &process.waiting.iter().find(|(waiting, _)| *waiting == ticket).expect("somebody waited for it").1;
         let distinct: BTreeSet<_> = devices.iter().collect();
         assert_eq!(distinct.len(), devices.len(), "each device once");
-        let fits = request.choices().iter().any(|choice| {
-            let allowed = candidates(choice, &self.devices);
-            devices.len() == usize::from(choice.count) && devices.iter().all(|at| allowed.contains(at))
-        });
+        let fits = self.usable[request]
+            .iter()
+            .any(|(count, allowed)| devices.len() == *count && devices.iter().all(|at| allowed.contains(at)));
         assert!(fits, "{request}: {devices:?}");
         let exact = |request: &GpuRequest| {
             request
@@ -143,9 +145,8 @@ impl Machine {
         };
         assert!(!exact(request) || devices.iter().all(|at| self.devices[*at].model.contains("H100")), "{request}");
         for (earlier, theirs) in process.waiting.iter().take_while(|(waiting, _)| *waiting < ticket) {
-            let wanted: BTreeSet<usize> =
-                theirs.choices().iter().flat_map(|choice| candidates(choice, &self.devices)).collect();
-            assert!(devices.iter().all(|at| !wanted.contains(at)), "{ticket:?} overtook {earlier:?}: {theirs}");
+            let overtakes = self.usable[theirs].iter().any(|(_, wanted)| devices.iter().any(|at| wanted.contains(at)));
+            assert!(!overtakes, "{ticket:?} overtook {earlier:?}: {theirs}");
         }
     }
 
@@ -166,7 +167,13 @@ impl Machine {
 
     fn ask(&mut self, n: usize, request: &GpuRequest) {
         let process = &mut self.processes[n];
-        if process.ledger.could(request) {
+        if !self.usable.contains_key(request) {
+            let choices = request.choices().iter();
+            let usable = choices.map(|choice| (usize::from(choice.count), candidates(choice, &self.devices)));
+            self.usable.insert(request.clone(), usable.collect());
+        }
+        if self.usable[request].iter().any(|(count, usable)| usable.len() >= *count) {
+            assert!(process.ledger.could(request));
             let ticket = process.ledger.wait(request);
             process.waiting.push((ticket, request.clone()));
             self.grant(n);

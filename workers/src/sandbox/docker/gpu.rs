@@ -6,7 +6,11 @@ use std::collections::HashSet;
 use bollard::models::{ContainerCreateBody, DeviceRequest, SystemInfo};
 use tasks::{Code, Failure};
 
-use crate::gpu::{EngineGpus, Gpu, Way};
+use super::{DockerBackend, engine::call};
+use crate::{
+    gpu::{EngineGpus, Gpu, Way},
+    sandbox::SandboxSpec,
+};
 
 /// The kind of device in descriptions.
 const KIND: &str = "nvidia.com/gpu";
@@ -25,6 +29,21 @@ const EMPTIED: &[&str] = &[
     "NVIDIA_MOFED",
     "NVIDIA_NVSWITCH",
 ];
+
+impl DockerBackend {
+    /// Adds runtime and devices to the request for a container. The engine is asked anew for each lent GPU: a toolkit may
+    /// have been installed since, and devices be cut otherwise.
+    pub(super) async fn equip(&self, container: &mut ContainerCreateBody, spec: &SandboxSpec) -> Result<(), Failure> {
+        container.host_config.get_or_insert_default().runtime = self.runtime.clone();
+        let engine = match spec.gpus.as_slice() {
+            [] => EngineGpus::default(),
+            _ => of_engine(&call(self.engine.info()).await.map_err(|error| {
+                self.failure(&error, "The Docker engine does not say which GPUs it can show inside")
+            })?),
+        };
+        lend(container, &spec.gpus, &engine)
+    }
+}
 
 /// What an engine says about GPUs.
 pub(super) fn of_engine(about: &SystemInfo) -> EngineGpus {
@@ -89,7 +108,9 @@ pub(super) fn lend(container: &mut ContainerCreateBody, gpus: &[Gpu], engine: &E
         }
         None => {
             return Err(Failure::new(Code::ResourceMissing, "The Docker engine cannot show a GPU inside a sandbox")
-                .next("`onramp doctor` says what is missing: driver, toolkit, or a line in the engine's configuration."));
+                .next(
+                    "`onramp doctor` says what is missing: driver, toolkit, or a line in the engine's configuration.",
+                ));
         }
     }
     container.env.get_or_insert_default().extend(env);
@@ -126,6 +147,11 @@ const TROUBLES: &[(&str, &str, &str)] = &[
     ),
     (
         "unknown or invalid runtime name",
+        "The Docker engine does not list the runtime that was asked for",
+        "Register it in daemon.json (for GPUs: `nvidia-ctk runtime configure --runtime=docker`) and restart the engine.",
+    ),
+    (
+        "unknown runtime specified",
         "The Docker engine does not list the runtime that was asked for",
         "Register it in daemon.json (for GPUs: `nvidia-ctk runtime configure --runtime=docker`) and restart the engine.",
     ),
@@ -182,7 +208,7 @@ const TROUBLES: &[(&str, &str, &str)] = &[
 ];
 
 /// The engine's words about GPUs as cause and next step, with the words themselves as detail.
-pub(super) fn explain(words: &str) -> Option<Failure> {
+pub fn explain(words: &str) -> Option<Failure> {
     let lower = words.to_lowercase();
     let (_, cause, next) = TROUBLES.iter().find(|(part, ..)| lower.contains(&part.to_lowercase()))?;
     Some(Failure::new(Code::ResourceMissing, *cause).next(*next).detail(words))

@@ -64,7 +64,8 @@ fn each_engine_is_asked_in_the_way_that_it_understands() {
     let host = |value: &Value| value["HostConfig"].clone();
     let visible = |value: &Value| {
         let env = value["Env"].as_array().unwrap().iter().map(|entry| entry.as_str().unwrap().to_owned());
-        env.filter(|entry| entry.starts_with("NVIDIA_VISIBLE") || entry.starts_with("NVIDIA_DRIVER")).collect::<Vec<_>>()
+        env.filter(|entry| entry.starts_with("NVIDIA_VISIBLE") || entry.starts_with("NVIDIA_DRIVER"))
+            .collect::<Vec<_>>()
     };
     let described = requested("28.2 with descriptions", &[gpu(UUID), slice(SLICE)], None).unwrap();
     assert_eq!(
@@ -138,7 +139,10 @@ fn every_known_error_of_an_engine_becomes_cause_and_next_step_with_its_own_words
         ("could not select device driver \"nvidia\" with capabilities: [[gpu]]", "no device driver called nvidia"),
         ("could not select device driver \"cdi\" with capabilities: []", "does not read descriptions"),
         ("Error response from daemon: unknown or invalid runtime name: nvidia", "does not list the runtime"),
-        ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1", "missing, stale, or names another"),
+        (
+            "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1",
+            "missing, stale, or names another",
+        ),
         ("CDI registry initialization failure: invalid spec", "cannot read its descriptions"),
         ("no CDI specification directories specified", "looks nowhere"),
         ("cannot set both Count and DeviceIDs on device request", "a number of GPUs and for names at once"),
@@ -190,7 +194,8 @@ async fn answer(stream: UnixStream, about: Value, keep: Arc<Mutex<Vec<Value>>>) 
         if head.is_empty() {
             return;
         }
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
         stream.read_exact(&mut body).await.unwrap();
         let wanted = head.lines().next().unwrap_or_default();
