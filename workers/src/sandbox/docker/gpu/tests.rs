@@ -186,40 +186,36 @@ async fn recording_engine(about: Value) -> (tempfile::TempDir, String, Arc<Mutex
 
 async fn answer(stream: UnixStream, about: Value, keep: Arc<Mutex<Vec<Value>>>) {
     let mut stream = BufReader::new(stream);
-    loop {
-        let (mut head, mut line) = (String::new(), String::new());
-        while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
-            head.push_str(&std::mem::take(&mut line));
-        }
-        if head.is_empty() {
-            return;
-        }
-        let length =
-            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
-        let mut body = vec![0; length.unwrap_or(0)];
-        stream.read_exact(&mut body).await.unwrap();
-        let wanted = head.lines().next().unwrap_or_default();
-        let (status, reply) = match wanted {
-            _ if wanted.contains("/version") => (200, json!({"ApiVersion": "1.47", "Version": "28.2.0"})),
-            _ if wanted.contains("/info") => (200, about.clone()),
-            _ if wanted.contains("/images/") => (200, json!({"Id": "sha256:1", "RepoDigests": ["cuda@sha256:1"]})),
-            _ if wanted.contains("/containers/create") => {
-                keep.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
-                (201, json!({"Id": "1", "Warnings": []}))
-            }
-            _ if wanted.starts_with("DELETE") => (200, json!({})),
-            _ => (500, json!({"message": "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=x"})),
-        };
-        let reply = reply.to_string();
-        let text = format!(
-            "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{reply}",
-            reply.len()
-        );
-        // One request for each connection: an upload that is never read to its end must not be taken for the next.
-        drop(stream.get_mut().write_all(text.as_bytes()).await);
-        drop(stream.get_mut().shutdown().await);
+    let (mut head, mut line) = (String::new(), String::new());
+    while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+        head.push_str(&std::mem::take(&mut line));
+    }
+    if head.is_empty() {
         return;
     }
+    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await.unwrap();
+    let wanted = head.lines().next().unwrap_or_default();
+    let (status, reply) = match wanted {
+        _ if wanted.contains("/version") => (200, json!({"ApiVersion": "1.47", "Version": "28.2.0"})),
+        _ if wanted.contains("/info") => (200, about.clone()),
+        _ if wanted.contains("/images/") => (200, json!({"Id": "sha256:1", "RepoDigests": ["cuda@sha256:1"]})),
+        _ if wanted.contains("/containers/create") => {
+            keep.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            (201, json!({"Id": "1", "Warnings": []}))
+        }
+        _ if wanted.starts_with("DELETE") => (200, json!({})),
+        _ => (500, json!({"message": "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=x"})),
+    };
+    let reply = reply.to_string();
+    let text = format!(
+        "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{reply}",
+        reply.len()
+    );
+    // One request for each connection: an upload that is never read to its end must not be taken for the next.
+    drop(stream.get_mut().write_all(text.as_bytes()).await);
+    drop(stream.get_mut().shutdown().await);
 }
 
 #[tokio::test]
