@@ -30,7 +30,7 @@ use tasks::{Code, Failure};
 
 use self::{
     container::belongings,
-    engine::{DEFAULT_HOST, Trouble, call, filters_calls, open, unreachable},
+    engine::{DEFAULT_HOST, Trouble, call, filters_calls, limits_enough, open, unreachable},
     stream::Attached,
 };
 pub use self::{
@@ -67,7 +67,8 @@ impl DockerBackend {
     /// Onramp on the same engine.
     ///
     /// # Errors
-    /// [`Code::EngineUnreachable`] when none answers; [`Code::WeakIsolation`] when it does not filter system calls.
+    /// [`Code::EngineUnreachable`] when none answers; [`Code::WeakIsolation`] when it does not filter
+    /// system calls or does not limit what containers use.
     pub async fn connect(
         host: Option<&str>,
         default_image: Option<String>,
@@ -77,6 +78,7 @@ impl DockerBackend {
         let engine = open(host).await?;
         let about = call(engine.info()).await.map_err(|error| unreachable(host, &error))?;
         filters_calls(&about)?;
+        limits_enough(&about)?;
         let n_cpus = about.ncpu.map_or(f64::MAX, |n| n.max(1) as f64);
         Ok(Self {
             engine,

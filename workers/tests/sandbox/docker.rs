@@ -3,6 +3,7 @@
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde_json::json;
 use tasks::Code;
 use workers::{
     gpu::Gpu,
@@ -221,5 +222,56 @@ async fn limits_hold_and_are_survived_by_the_guest() {
     let command = Command::shell("exec tail /dev/zero", Duration::from_secs(20));
     assert_eq!(sandbox.run(&command, &mut |_| {}).await.unwrap().signal, Some(9));
     assert_eq!(sh(&sandbox, "echo alive").await, "alive");
+    sandbox.stop().await.unwrap();
+}
+
+/// Every row of the hardening that the engine keeps, as it tells them itself.
+#[tokio::test]
+async fn the_engine_was_told_to_close_what_it_can_close() {
+    let Some(backend) = docker_backend().await else { return };
+    let spec = spec(None);
+    let sandbox = Sandbox::start(backend, &spec).await.unwrap();
+    let inspect =
+        tokio::process::Command::new("docker").args(["container", "inspect", &spec.name]).output().await.unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&inspect.stdout).unwrap();
+    let (config, host) = (&told[0]["Config"], &told[0]["HostConfig"]);
+    let expected = [
+        ("NetworkMode", json!("none")),
+        ("CapDrop", json!(["ALL"])),
+        ("CapAdd", json!(null)),
+        ("SecurityOpt", json!(["no-new-privileges"])),
+        ("Privileged", json!(false)),
+        ("Binds", json!(null)),
+        ("VolumesFrom", json!(null)),
+        ("PidMode", json!("")),
+        ("UTSMode", json!("")),
+        ("IpcMode", json!("private")),
+        ("CgroupnsMode", json!("private")),
+        ("PidsLimit", json!(256)),
+        ("Memory", json!(512 << 20)),
+        ("MemorySwap", json!(512 << 20)),
+        ("CpuShares", json!(512)),
+        ("NanoCpus", json!(2_000_000_000_u64)),
+        ("OomScoreAdj", json!(500)),
+        ("AutoRemove", json!(false)),
+        ("PublishAllPorts", json!(false)),
+    ];
+    for (field, value) in expected {
+        assert_eq!(host[field], value, "{field}");
+    }
+    assert!(host["Devices"].as_array().is_none_or(Vec::is_empty), "{}", host["Devices"]);
+    assert!(host["OomKillDisable"].as_bool() != Some(true));
+    assert_eq!((&host["LogConfig"]["Type"], &host["RestartPolicy"]["Name"]), (&json!("none"), &json!("no")));
+    assert!(host["MaskedPaths"].as_array().is_some_and(|paths| paths.contains(&json!("/proc/keys"))));
+    assert!(host["ReadonlyPaths"].as_array().is_some_and(|paths| paths.contains(&json!("/proc/sys"))));
+    let limits = host["Ulimits"].as_array().unwrap().iter().map(|limit| limit["Name"].as_str().unwrap());
+    assert_eq!(limits.collect::<Vec<_>>(), ["nofile", "core", "nproc", "fsize"]);
+    assert_eq!(config["Hostname"], "sandbox");
+    assert_eq!(config["Labels"]["onramp.name"], spec.name);
+    let user: u32 = config["User"].as_str().unwrap().split_once(':').unwrap().0.parse().unwrap();
+    assert!((61_184..=65_519).contains(&user), "{user}");
+    assert_eq!(sh(&sandbox, "id -u; id -g; stat -c %u /workspace ~").await, format!("{user}\n{user}\n{user}\n{user}"));
+    // Nothing that the engine puts into every container tells of the host's network.
+    assert_eq!(sh(&sandbox, "grep -E '^(nameserver|search|domain)' /etc/resolv.conf").await, "nameserver 127.0.0.1");
     sandbox.stop().await.unwrap();
 }

@@ -2,6 +2,8 @@
 //!
 //! Everything runs twice where it can: as the user that runs the tests and, when that is root, as nobody.
 
+mod limits;
+
 use std::{
     collections::BTreeMap,
     net::TcpListener,
@@ -14,9 +16,7 @@ use std::{
 use tasks::{Code, Limit};
 use workers::{
     gpu::Gpu,
-    sandbox::{
-        Command, HostTools, Limits, Sandbox, SandboxBackend, SandboxError, SandboxSpec, namespace::NamespaceBackend,
-    },
+    sandbox::{Command, HostTools, Sandbox, SandboxBackend, SandboxError, SandboxSpec, namespace::NamespaceBackend},
 };
 
 use crate::suite::{Backend, run, sh, spec, with_sandbox};
@@ -281,27 +281,6 @@ async fn only_workspace_home_and_temporary_files_can_be_written() {
     .await;
 }
 
-#[tokio::test]
-async fn limits_hold_and_are_survived_by_the_guest() {
-    let (_root, backend) = own_backend(HostTools::default());
-    let mut spec = spec(None);
-    spec.limits = Limits { pids: 32, disk_bytes: 8 << 20, memory_bytes: 64 << 20, ..Limits::default() };
-    let sandbox = Sandbox::start(backend, &spec).await.unwrap();
-    let bomb = "n=0; while [ $n -lt 100 ]; do sleep 20 & n=$((n+1)); done; wait";
-    let (exit, _, stderr) = run(&sandbox, &Command::shell(bomb, LIMIT)).await;
-    let said = String::from_utf8_lossy(&stderr);
-    assert!(!exit.success() && said.contains("fork"), "{exit:?} {said}");
-    sandbox.kill_all().await.unwrap();
-    for place in ["/workspace/x", "/tmp/x"] {
-        assert_ne!(code_of(&sandbox, &format!("head -c 20000000 /dev/zero > {place}")).await, Some(0), "{place}");
-        let bytes: u64 = sh(&sandbox, &format!("stat -c %s {place}")).await.parse().unwrap();
-        assert!(bytes <= 8 << 20, "{place} has {bytes} bytes");
-    }
-    assert_eq!(sh(&sandbox, "ulimit -c").await, "0");
-    assert_eq!(sh(&sandbox, "echo alive").await, "alive");
-    sandbox.stop().await.unwrap();
-}
-
 // --- tools of the host ---
 
 #[expect(clippy::disallowed_methods, reason = "the tests run with the tools of whoever runs them")]
@@ -554,6 +533,10 @@ fn all_of_this_works_for_an_unprivileged_user_too() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("test namespace::no_privilege_is_left ... ok"), "{said}");
+    for name in
+        ["no_privilege_is_left", "limits::a_limit_that_cannot_be_kept_here_is_a_refusal_until_it_is_accepted_by_name"]
+    {
+        assert!(said.contains(&format!("test namespace::{name} ... ok")), "{said}");
+    }
     assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 1, "the shared root, which no test of a process outlives");
 }

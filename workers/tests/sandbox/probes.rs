@@ -56,7 +56,7 @@ fn program() -> PathBuf {
 
 fn compile() -> PathBuf {
     let mut hasher = DefaultHasher::new();
-    include_bytes!("probes/program.rs").hash(&mut hasher);
+    (include_bytes!("probes/program.rs"), include_bytes!("probes/acts.rs")).hash(&mut hasher);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probes-{:016x}", hasher.finish()));
     if path.exists() {
         return path;

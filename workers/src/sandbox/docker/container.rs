@@ -66,6 +66,9 @@ impl DockerBackend {
         };
         HostConfig {
             network_mode: Some("none".into()),
+            // Otherwise the engine copies the host's name servers and domains in, though nobody can ask them.
+            dns: Some(vec!["127.0.0.1".into()]),
+            dns_search: Some(vec![".".into()]),
             cap_drop: Some(vec!["ALL".into()]),
             security_opt: Some(vec!["no-new-privileges".into()]),
             pids_limit: Some(signed(limits.pids)),

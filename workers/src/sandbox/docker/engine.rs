@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use bollard::{API_DEFAULT_VERSION, Docker, errors::Error, models::SystemInfo};
 use futures_util::{Stream, StreamExt};
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, Limit};
 use tokio::time::timeout;
 
 /// Where an engine is when nobody says otherwise.
@@ -76,6 +76,28 @@ pub(super) fn filters_calls(about: &SystemInfo) -> Result<(), Failure> {
         .next("Take `seccomp-profile: unconfined` out of the engine's daemon.json or command line, and restart it.")),
         Some(_) => Ok(()),
     }
+}
+
+/// Whether the engine limits its containers. One without the control groups for it (rootless on the first generation)
+/// says so, and then starts containers without limits and without an error.
+pub(super) fn limits_enough(about: &SystemInfo) -> Result<(), Failure> {
+    let lacks = |has: Option<bool>| has == Some(false);
+    let lacking: Vec<&str> = [
+        (lacks(about.memory_limit), Limit::Memory),
+        (lacks(about.pids_limit), Limit::Pids),
+        (lacks(about.cpu_cfs_quota) || lacks(about.cpu_cfs_period), Limit::Cpu),
+    ]
+    .into_iter()
+    .filter_map(|(lacking, limit)| lacking.then_some(limit.as_str()))
+    .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let message = format!("The Docker engine cannot limit {} of its containers", lacking.join(" and "));
+    Err(Failure::new(Code::WeakIsolation, message).next(
+        "Give the engine control groups of the second generation with memory, pids and cpu handed down to it; `docker info` \
+         warns of each that it lacks.",
+    ))
 }
 
 pub(super) fn unreachable(host: &str, error: &Trouble) -> Failure {
@@ -151,6 +173,22 @@ mod tests {
             Ok(()) => "fine".to_owned(),
             Err(failure) => format!("{} {}. {}", failure.code, failure.message, failure.next_step),
         }
+    }
+
+    #[test]
+    fn an_engine_that_starts_containers_without_limits_is_refused() {
+        let whole = SystemInfo {
+            memory_limit: Some(true),
+            pids_limit: Some(true),
+            cpu_cfs_quota: Some(true),
+            cpu_cfs_period: Some(true),
+            ..SystemInfo::default()
+        };
+        assert!(limits_enough(&whole).is_ok());
+        let rootless = SystemInfo { memory_limit: Some(false), cpu_cfs_quota: Some(false), ..whole };
+        let failure = limits_enough(&rootless).unwrap_err();
+        assert_eq!(failure.code, Code::WeakIsolation);
+        assert_eq!(failure.message, "The Docker engine cannot limit memory and cpu of its containers");
     }
 
     #[test]

@@ -220,6 +220,57 @@ mod tests {
         assert_eq!(found, expected.map(|(names, own)| (names.to_owned(), own.to_owned())));
     }
 
+    /// A tree of the second generation as a directory: the kernel's files have to be made by hand here.
+    fn second_generation(groups: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
+        let mount = tempfile::tempdir().unwrap();
+        for (group, handed_down) in groups {
+            let dir = mount.path().join(group);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.procs"), "").unwrap();
+            fs::write(dir.join("cgroup.subtree_control"), handed_down).unwrap();
+        }
+        let own = mount.path().join(groups[groups.len() - 1].0);
+        let tree = Tree { controllers: Vec::new(), own, mount: mount.path().to_owned() };
+        (mount, tree)
+    }
+
+    #[test]
+    fn in_version_2_a_box_lies_below_the_nearest_group_that_hands_the_controllers_down() {
+        let limits = Limits { cpus: 1.5, memory_bytes: 1 << 30, pids: 77, ..Limits::default() };
+        let (mount, tree) = second_generation(&[
+            ("", "cpu memory pids"),
+            ("user", "cpu memory pids"),
+            ("user/scope", "memory pids"),
+            ("user/scope/worker", ""),
+        ]);
+        let mut groups = ControlGroups::default();
+        groups.create_in_version_2(&tree, "onramp-x", &limits).unwrap();
+        let dir = mount.path().join("user/scope/onramp-x");
+        assert_eq!(
+            (groups.dirs.as_slice(), groups.enforced.as_slice()),
+            (&[dir.clone()][..], &[Limit::Memory, Limit::Pids][..])
+        );
+        assert_eq!(groups.missing(), [Limit::Cpu]);
+        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!([read("memory.max"), read("memory.swap.max"), read("pids.max")], ["1073741824", "0", "77"]);
+        assert!(!dir.join("cpu.max").exists());
+        assert_eq!(groups.entrances(), [dir.join("cgroup.procs")]);
+    }
+
+    #[test]
+    fn in_version_2_the_top_is_asked_to_hand_the_controllers_down() {
+        let (mount, tree) = second_generation(&[("", "")]);
+        let mut groups = ControlGroups::default();
+        groups.create_in_version_2(&tree, "onramp-x", &Limits::default()).unwrap();
+        let asked = fs::read_to_string(mount.path().join("cgroup.subtree_control")).unwrap();
+        // The kernel would read this as a request and answer with the bare names.
+        assert_eq!((asked.as_str(), groups.enforced.len()), ("+memory +pids +cpu", 0));
+        let (_mount, tree) = second_generation(&[("", ""), ("top", "cpu memory pids"), ("top/own", "")]);
+        groups.create_in_version_2(&tree, "onramp-x", &Limits { cpus: 0.5, ..Limits::default() }).unwrap();
+        assert_eq!(groups.missing(), []);
+        assert_eq!(fs::read_to_string(groups.dirs[0].join("cpu.max")).unwrap(), "50000 100000");
+    }
+
     #[test]
     fn a_fraction_of_a_cpu_is_a_share_of_the_period() {
         let limits = Limits { cpus: 0.5, ..Limits::default() };
