@@ -20,6 +20,7 @@ use workers::{
         HostTools, SandboxBackend,
         auto::AutoBackend,
         docker::{self, DockerBackend},
+        isolation::Isolation,
         namespace::NamespaceBackend,
     },
 };
@@ -103,6 +104,12 @@ async fn auto(
     data: &Path,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
     let docker = connect_docker(config, surroundings, data).await;
+    if config.sandbox.minimum_isolation > Isolation::Namespace || !config.sandbox.runtime.is_empty() {
+        // Who demands a stronger wall gets that one or none.
+        return docker.map(|(engine, about)| {
+            (engine, format!("sandbox: Docker, because the configuration demands its isolation ({about})"))
+        });
+    }
     if !config.sandbox.default_image.is_empty()
         && let Ok((engine, about)) = docker
     {
@@ -140,6 +147,8 @@ async fn connect_docker(
     let default_image = Some(config.sandbox.default_image.clone()).filter(|image| !image.is_empty());
     let engine = docker::probe(host).await?;
     let backend = DockerBackend::connect(host, default_image, &installation(data)).await?;
+    let backend = backend.with_runtime(&config.sandbox.runtime)?;
+    config.sandbox.minimum_isolation.demand(backend.isolation())?;
     Ok((Arc::new(backend), format!("engine {}, {}", engine.version, engine.platform)))
 }
 
@@ -152,7 +161,8 @@ pub async fn docker_lacks(config: &Config, surroundings: &Surroundings, image: &
     }
 }
 
-fn docker_host<'a>(config: &'a Config, surroundings: &'a Surroundings) -> Option<&'a str> {
+/// Where the engine is asked for, if not at the usual place.
+pub fn docker_host<'a>(config: &'a Config, surroundings: &'a Surroundings) -> Option<&'a str> {
     let configured = Some(config.sandbox.docker_host.as_str()).filter(|host| !host.is_empty());
     configured.or(surroundings.docker_host.as_deref())
 }
@@ -162,6 +172,7 @@ async fn namespace(
     surroundings: &Surroundings,
     data: &Path,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
+    config.sandbox.minimum_isolation.demand(Isolation::Namespace)?;
     let mut tools = HostTools::detect(surroundings.home.as_deref(), &surroundings.path);
     tools.expose.extend(config.sandbox.expose.iter().cloned());
     let accepted = config.sandbox.accept_without.iter().filter_map(|limit| limit.word().parse::<Limit>().ok());

@@ -219,3 +219,56 @@ fn every_code_is_explained_and_an_unknown_one_is_answered() {
     }
     assert_eq!(onramp(dir.path(), &["explain", "E9999"]).exit, Some(2));
 }
+
+#[test]
+fn the_doctor_says_what_to_mend_and_its_exit_code_says_whether_it_must_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let findings = |said: &Said| -> Vec<(String, String)> {
+        let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let finding = |finding: &serde_json::Value| {
+            let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+            assert_eq!(finding["fix"].is_null(), finding["verdict"] == "ok", "{finding}");
+            (text("id"), text("verdict"))
+        };
+        report["findings"].as_array().unwrap().iter().map(finding).collect()
+    };
+    let said = onramp(dir.path(), &["doctor", "--json", "--sandbox", "namespace"]);
+    let found = findings(&said);
+    for id in ["configuration", "models", "engine", "namespaces", "disk", "gpu"] {
+        assert!(found.iter().any(|(found, _)| found == id), "{id} is not looked at: {found:?}");
+    }
+    let n_failed = found.iter().filter(|(_, verdict)| verdict == "fail").count();
+    assert_eq!(said.exit, Some(if n_failed == 0 { 0 } else { 5 }), "{found:?}");
+
+    std::fs::write(
+        dir.path().join("onramp.toml"),
+        "[sandbox]\nbackend = \"docker\"\ndocker_host = \"unix:///no.sock\"\n",
+    )
+    .unwrap();
+    let said = onramp(dir.path(), &["doctor"]);
+    assert_eq!(said.exit, Some(5), "{}", said.stdout);
+    let line = said.stdout.lines().position(|line| line.starts_with("fail  engine ")).expect("the engine is needed");
+    assert!(
+        said.stdout.lines().nth(line + 1).unwrap().trim_start().starts_with("fix: Start the engine"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(said.stderr, "");
+
+    std::fs::write(dir.path().join("onramp.toml"), "[sandbox]\nprivileged = true\n").unwrap();
+    let said = onramp(dir.path(), &["doctor", "--json"]);
+    assert_eq!((said.exit, &findings(&said)[0]), (Some(5), &("configuration".to_owned(), "fail".to_owned())));
+}
+
+#[test]
+fn a_wall_that_is_demanded_and_not_there_is_refused_before_anything_runs() {
+    let dir = checkout(&[("test_x.py", "")]);
+    let config = |text: &str| std::fs::write(dir.path().join("onramp.toml"), text).unwrap();
+    let run = || onramp(dir.path(), &["run", "x", "--repo", "repo"]);
+    config("[sandbox]\nminimum_isolation = \"kata\"");
+    refuses(&run(), 5, "E019", &["minimum_isolation demands kata", "only docker"]);
+    config("[sandbox]\nbackend = \"namespace\"\nminimum_isolation = \"docker\"");
+    refuses(&run(), 5, "E019", &["minimum_isolation demands docker", "only namespace"]);
+    config("[sandbox]\nvolumes = [\"/:/host\"]");
+    refuses(&run(), 2, "E006", &["there is no key `sandbox.volumes`", "nothing of the host is mounted"]);
+}

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod checkout;
+pub mod doctor;
 pub mod egress;
 pub mod forbidden;
 pub mod forge;

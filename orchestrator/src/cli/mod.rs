@@ -1,6 +1,7 @@
 //! The command line: data on standard output, progress and errors on standard error, documented exit codes.
 
 mod demo;
+mod doctor;
 mod explain;
 mod run;
 mod serve;
@@ -56,6 +57,8 @@ enum Subcommands {
     Run(run::RunArgs),
     /// Take webhook deliveries and turn labelled issues into pull requests
     Serve,
+    /// Look whether this machine can do what it is configured for, and say what to mend
+    Doctor(doctor::DoctorArgs),
     /// Say what an error code means and what to do
     Explain {
         /// Such as E012; none: list them all
@@ -95,6 +98,20 @@ pub async fn main() -> ExitCode {
     }
 }
 
+/// The configuration, with what the command line says on top.
+fn configured(global: &Global) -> Result<Config, Failure> {
+    let mut config = Config::load(global.config.as_deref())?;
+    if let Some(dir) = &global.data_dir {
+        config.data_dir.clone_from(dir);
+    }
+    if let Some(kind) = global.sandbox {
+        config.sandbox.backend = kind;
+        // Whoever names the kind accepts what comes with it.
+        config.sandbox.accept_host_tools |= kind == BackendChoice::Namespace;
+    }
+    Ok(config)
+}
+
 async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<u8, Failure> {
     match cli.command {
         Subcommands::Explain { code } => return explain::explain(code.as_deref()),
@@ -102,17 +119,11 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
             print!("{}", workers::repo_config::json_schema());
             return Ok(0);
         }
+        // It looks at a configuration that cannot be used, too.
+        Subcommands::Doctor(args) => return doctor::doctor(args, configured(&cli.global), &surroundings).await,
         Subcommands::Demo(_) | Subcommands::Run(_) | Subcommands::Serve => {}
     }
-    let mut config = Config::load(cli.global.config.as_deref())?;
-    if let Some(dir) = cli.global.data_dir {
-        config.data_dir = dir;
-    }
-    if let Some(kind) = cli.global.sandbox {
-        config.sandbox.backend = kind;
-        // Whoever names the kind accepts what comes with it.
-        config.sandbox.accept_host_tools |= kind == BackendChoice::Namespace;
-    }
+    let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
         Subcommands::Serve => (config.log.format, config.log.filter.clone()),
         // A person looks at progress lines; the log only speaks up when something is off.
@@ -124,6 +135,6 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Demo(args) => demo::demo(setting, args).await,
         Subcommands::Run(args) => run::run(setting, args).await,
         Subcommands::Serve => serve::serve(setting).await,
-        Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
+        Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
     }
 }

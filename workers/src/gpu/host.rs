@@ -91,6 +91,13 @@ impl GpuHost {
         }
     }
 
+    /// The toolkit's version, where it is installed and says it.
+    pub async fn toolkit_version(&self) -> Option<String> {
+        let said = ask(self.toolkit.as_deref()?, &["--version"]).await.ok()?;
+        let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
+        said.split_whitespace().find(is_version).map(str::to_owned)
+    }
+
     fn information(&self) -> Vec<String> {
         let gpus = std::fs::read_dir(self.driver.join("gpus")).into_iter().flatten().flatten();
         let mut files: Vec<PathBuf> = gpus.map(|gpu| gpu.path().join("information")).collect();
