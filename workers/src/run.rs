@@ -426,6 +426,7 @@ fn checks_failed(checks: &[CheckResult]) -> Failure {
         [one] => format!("The check {one} failed on the change, in a clean sandbox"),
         many => format!("{} checks failed on the change, in a clean sandbox: {}", many.len(), many.join(", ")),
     };
+    let message = failed.iter().fold(message, |message, check| text::with_limits(message, &check.limits));
     let detail: Vec<String> =
         failed.iter().map(|check| format!("$ {}\n{}", check.command, check.output_tail.trim_end())).collect();
     Failure::new(Code::ChecksFailed, message).detail(detail.join("\n\n"))

@@ -9,9 +9,9 @@
 
 use std::{
     collections::HashSet,
-    ffi::CString,
+    ffi::{CStr, CString},
     io::{self, PipeReader, PipeWriter, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -36,6 +36,8 @@ const CLOCK_LAG: Duration = Duration::from_millis(20);
 const ENTRY_BYTES: u64 = 4096;
 /// What counts as processes and is not in the list of them: the guest's other threads, its launcher; and one at the door.
 const UNLISTED: u64 = 4;
+/// Directories that are opened to their owner for a look, at the most: each takes a descriptor.
+const MAX_UNLOCKED: usize = 1000;
 /// A path longer than this is looked at from a directory on the way, so that it fits any system call.
 const MAX_RELATIVE: usize = 1024;
 
@@ -188,8 +190,17 @@ impl Scale {
 
     /// Looks at everything. Beyond the usual directories only when `fell`, what became less on the file system, is a good
     /// part of the limit and not explained by what is in them.
+    ///
+    /// Directories that are closed to their own owner are left alone, unless too much is missing.
     fn weigh(&self, fell: u64, limit: u64) -> Found {
-        let mut look = Look { scale: self, found: Found::default(), seen: HashSet::new(), skip: HashSet::new() };
+        let found = self.look(fell, limit, false);
+        let is_suspicious = found.is_hidden && fell.saturating_sub(found.bytes) > limit;
+        if is_suspicious { self.look(fell, limit, true) } else { found }
+    }
+
+    fn look(&self, fell: u64, limit: u64, opens_closed: bool) -> Found {
+        let (found, seen, skip, unlocked) = (Found::default(), HashSet::new(), HashSet::new(), Vec::new());
+        let mut look = Look { scale: self, opens_closed, found, seen, skip, unlocked };
         for root in self.roots {
             look.descend(root.as_ref(), false);
         }
@@ -202,18 +213,30 @@ impl Scale {
             }
             look.descend("/".as_ref(), true);
         }
-        look.found
+        std::mem::take(&mut look.found)
     }
 }
 
 /// One look at all files.
 struct Look<'a> {
     scale: &'a Scale,
+    opens_closed: bool,
     found: Found,
     /// Files with several names, and files that are open: each counts once.
     seen: HashSet<(u64, u64)>,
     /// Directories not to enter.
     skip: HashSet<(u64, u64)>,
+    /// Directories that were closed to their owner, and how they were.
+    unlocked: Vec<(OwnedFd, u16)>,
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        // Those below first, as if they had never been opened.
+        for (directory, mode) in self.unlocked.drain(..).rev() {
+            let _ = space::set_mode(directory.as_fd(), mode);
+        }
+    }
 }
 
 impl Look<'_> {
@@ -235,7 +258,7 @@ impl Look<'_> {
                 true => above.try_clone(),
                 false => CString::new(path.as_slice())
                     .map_err(io::Error::from)
-                    .and_then(|path| sys::open_directory(above.as_fd(), &path)),
+                    .and_then(|path| self.open(above.as_fd(), &path)),
             };
             let directory = match opened {
                 Ok(directory) => directory,
@@ -257,6 +280,16 @@ impl Look<'_> {
         }
     }
 
+    fn open(&mut self, above: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+        let unlocks = self.opens_closed && self.unlocked.len() < MAX_UNLOCKED;
+        let was = if unlocks { space::unlock(above, path).ok().flatten() } else { None };
+        let opened = sys::open_directory(above, path)?;
+        if let Some(mode) = was {
+            self.unlocked.push((opened.try_clone()?, mode));
+        }
+        Ok(opened)
+    }
+
     fn enter(
         &mut self,
         directory: OwnedFd,
@@ -269,7 +302,13 @@ impl Look<'_> {
         let directory = Arc::new(directory);
         for name in names {
             let Ok(c_name) = CString::new(name.as_slice()) else { continue };
-            let Ok(weight) = space::weigh(directory.as_fd(), &c_name, false) else { continue };
+            let weight = match space::weigh(directory.as_fd(), &c_name, false) {
+                Ok(weight) => weight,
+                Err(error) => {
+                    self.found.is_hidden |= error.raw_os_error() == Some(sys::EACCES);
+                    continue;
+                }
+            };
             if !weight.is_directory {
                 self.count(&weight);
                 continue;

@@ -4,7 +4,7 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::json;
-use tasks::Code;
+use tasks::{Code, LimitHit};
 use workers::{
     gpu::Gpu,
     sandbox::{
@@ -274,4 +274,34 @@ async fn the_engine_was_told_to_close_what_it_can_close() {
     // Nothing that the engine puts into every container tells of the host's network.
     assert_eq!(sh(&sandbox, "grep -E '^(nameserver|search|domain)' /etc/resolv.conf").await, "nameserver 127.0.0.1");
     sandbox.stop().await.unwrap();
+}
+
+/// Images may have directories that everybody may write to, such as the caches of a toolchain.
+#[tokio::test]
+async fn what_is_written_elsewhere_in_an_image_counts_too() {
+    let Some(backend) = backend().await else { return };
+    let mut context = tar::Builder::new(Vec::new());
+    for (name, kind, mode, content) in [
+        ("Dockerfile", tar::EntryType::Regular, 0o644, format!("FROM {IMAGE}\nCOPY tree /\n")),
+        ("tree/opt/open/", tar::EntryType::Directory, 0o777, String::new()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        context.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    let tag = format!("onramp-test/open:{}", std::process::id());
+    backend.build_image(Bytes::from(context.into_inner().unwrap()), "Dockerfile", &tag).await.unwrap();
+    let mut spec = spec(Some(&tag));
+    spec.limits.disk_bytes = 48 << 20;
+    let sandbox = Sandbox::start(Arc::new(backend), &spec).await.unwrap();
+    let fill = "for n in 1 2 3 4 5 6; do head -c 12000000 /dev/zero >/opt/open/$n; done; sleep 1000";
+    let exit = sandbox.run(&Command::shell(fill, Duration::from_secs(20)), &mut |_| {}).await.unwrap();
+    assert_eq!((exit.signal, exit.limits.as_slice()), (Some(9), &[LimitHit::Disk { bytes: 48 << 20 }][..]), "{exit:?}");
+    assert_eq!(sh(&sandbox, "echo alive").await, "alive");
+    sandbox.stop().await.unwrap();
+    let removed =
+        tokio::process::Command::new("docker").args(["image", "rm", &tag]).stdout(Stdio::null()).status().await;
+    assert!(removed.unwrap().success());
 }

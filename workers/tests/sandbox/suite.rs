@@ -55,6 +55,8 @@ macro_rules! for_each_behaviour {
                 a_fork_bomb_is_named_and_survived
                 writing_past_the_cap_ends_everything_inside_and_is_named
                 what_has_no_name_or_no_content_counts_too
+                what_is_hidden_in_closed_directories_counts_when_it_is_missed
+                memory_that_looks_like_a_disk_is_bounded
                 a_file_larger_than_the_cap_is_named
                 what_a_command_waited_for_the_cpus_is_told_with_its_timeout
                 a_flood_of_output_is_named

@@ -13,6 +13,8 @@ use std::{
 use super::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, RawStat, STATX_BASIC_STATS, SYS_STATX, checked, openat, syscall};
 
 unsafe extern "C" {
+    fn fchmod(fd: c_int, mode: c_uint) -> c_int;
+    fn fchmodat(directory: c_int, name: *const c_char, mode: c_uint, flags: c_int) -> c_int;
     fn fstatfs(fd: c_int, out: *mut RawFileSystem) -> c_int;
     fn statfs(path: *const c_char, out: *mut RawFileSystem) -> c_int;
 }
@@ -59,6 +61,7 @@ pub(crate) struct Weight {
     pub(crate) bytes: u64,
     /// Seconds and nanoseconds of its last change, as the kernel saw it.
     pub(crate) changed: (i64, u32),
+    pub(crate) mode: u16,
     pub(crate) is_directory: bool,
     pub(crate) is_regular: bool,
 }
@@ -81,6 +84,7 @@ pub(crate) fn weigh(directory: BorrowedFd<'_>, name: &CStr, follow: bool) -> io:
         links: stat.links,
         bytes: stat.blocks.saturating_mul(512),
         changed: (stat.changed.seconds, stat.changed.nanos),
+        mode: stat.mode & 0o7777,
         is_directory: kind == 0o040_000,
         is_regular: kind == 0o100_000,
     })
@@ -97,6 +101,24 @@ pub(crate) fn open_anywhere(path: &Path) -> io::Result<OwnedFd> {
     let fd = checked(unsafe { openat(AT_FDCWD, path.as_ptr(), O_DIRECTORY | O_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just made and belongs to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a directory of this user's own to itself, when it is not, and returns how it was. The path is followed.
+pub(crate) fn unlock(directory: BorrowedFd<'_>, path: &CStr) -> io::Result<Option<u16>> {
+    const READ_AND_SEARCH: u16 = 0o500;
+    let mode = weigh(directory, path, false)?.mode;
+    if mode & READ_AND_SEARCH == READ_AND_SEARCH {
+        return Ok(None);
+    }
+    let open = c_uint::from(mode | READ_AND_SEARCH);
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    checked(unsafe { fchmodat(directory.as_raw_fd(), path.as_ptr(), open, 0) }).map(|_| Some(mode))
+}
+
+/// Gives an open directory a mode.
+pub(crate) fn set_mode(directory: BorrowedFd<'_>, mode: u16) -> io::Result<()> {
+    // SAFETY: plain integers.
+    checked(unsafe { fchmod(directory.as_raw_fd(), c_uint::from(mode)) }).map(drop)
 }
 
 /// What is free on the file system of a path, in bytes.

@@ -103,6 +103,31 @@ pub(crate) async fn what_has_no_name_or_no_content_counts_too(backend: Backend) 
     .await;
 }
 
+pub(crate) async fn what_is_hidden_in_closed_directories_counts_when_it_is_missed(backend: Backend) {
+    with_limits(backend, limits(), async |sandbox| {
+        let hide = "mkdir -p shut/deep; n=3; while [ $n -lt 9 ]; do eval \"exec $n>shut/deep/$n\"; n=$((n+1)); done;
+            chmod 0 shut/deep shut; n=3; while [ $n -lt 9 ]; do eval \"head -c 12000000 /dev/zero >&$n\"; n=$((n+1)); done;
+            sleep 1000";
+        let (exit, ..) = run(sandbox, &Command::shell(hide, SOON)).await;
+        assert_eq!((exit.signal, exit.timed_out, &exit.limits[..]), (Some(9), false, &FULL[..]), "{exit:?}");
+        assert_eq!(sh(sandbox, "stat -c %a shut").await, "0", "as it was left");
+    })
+    .await;
+}
+
+pub(crate) async fn memory_that_looks_like_a_disk_is_bounded(backend: Backend) {
+    with_limits(backend, limits(), async |sandbox| {
+        for place in ["/tmp", "/run", "/dev/shm", "/var/tmp"] {
+            // Ended by the end of the room there, or of the memory; in either case there is an end.
+            let line = format!("! head -c 200000000 /dev/zero >{place}/x && rm -f {place}/x");
+            let (exit, ..) = run(sandbox, &Command::shell(&line, SOON)).await;
+            assert!(!exit.timed_out, "{place}: {exit:?}");
+            sh(sandbox, &format!("rm -f {place}/x")).await;
+        }
+    })
+    .await;
+}
+
 pub(crate) async fn a_file_larger_than_the_cap_is_named(backend: Backend) {
     with_limits(backend, limits(), async |sandbox| {
         let (exit, ..) = run(sandbox, &Command::shell("exec dd if=/dev/zero of=x bs=1 count=1 seek=60M", LIMIT)).await;
