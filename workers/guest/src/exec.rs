@@ -36,7 +36,7 @@ const FIRST_TO_GO: &str = "1000";
 pub(crate) type Environment = BTreeMap<OsString, OsString>;
 
 /// The defaults, under them (if asked for) what the image sets for every program in it. What would change how programs
-/// are loaded is left out.
+/// are loaded is left out, and so is what is meant for the engine that lends devices.
 pub(crate) fn default_environment(inherit: bool) -> Environment {
     let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
     let mut environment = Environment::from([
@@ -44,8 +44,11 @@ pub(crate) fn default_environment(inherit: bool) -> Environment {
         set("LANG", "C.UTF-8"),
     ]);
     if inherit {
-        let loading = |name: &OsStr| name.as_bytes().starts_with(b"LD_") || name == "HOSTNAME";
-        environment.extend(std::env::vars_os().filter(|(name, _)| !loading(name)));
+        let left_out = |name: &OsStr| {
+            let starts = |with: &[u8]| name.as_bytes().starts_with(with);
+            starts(b"LD_") || starts(b"NVIDIA_") || name == "HOSTNAME"
+        };
+        environment.extend(std::env::vars_os().filter(|(name, _)| !left_out(name)));
     }
     environment.extend([set("HOME", "/home/onramp"), set("TERM", "dumb")]);
     environment

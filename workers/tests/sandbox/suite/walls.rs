@@ -138,7 +138,7 @@ pub(crate) async fn a_file_larger_than_the_cap_is_named(backend: Backend) {
 }
 
 pub(crate) async fn what_a_command_waited_for_the_cpus_is_told_with_its_timeout(backend: Backend) {
-    let limits = Limits { cpus: 0.2, ..limits() };
+    let limits = Limits { cpus: 0.05, ..limits() };
     with_limits(backend, limits, async |sandbox| {
         if !has_groups(sandbox) {
             return;
@@ -147,7 +147,7 @@ pub(crate) async fn what_a_command_waited_for_the_cpus_is_told_with_its_timeout(
         let (exit, ..) = run(sandbox, &busy).await;
         assert!(exit.timed_out, "{exit:?}");
         match exit.limits.as_slice() {
-            [LimitHit::Cpu { millicpus: 200, held_back_ms }] => assert!(*held_back_ms > 500, "{exit:?}"),
+            [LimitHit::Cpu { millicpus: 50, held_back_ms }] => assert!(*held_back_ms > 500, "{exit:?}"),
             other => panic!("{other:?}"),
         }
         let calm = run(sandbox, &Command::shell("sleep 1000", Duration::from_secs(2))).await.0;
