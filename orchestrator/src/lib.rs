@@ -18,7 +18,13 @@ use secrecy::SecretString;
 use tasks::{Code, Failure, Intake, Task, Timestamp, WorkQueue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use webhooks::DoorConfig;
-use workers::{agent::Agents, forge::Forge, progress::Progress, run::Hands, worker::Worker};
+use workers::{
+    agent::Agents,
+    forge::Forge,
+    progress::Progress,
+    run::Hands,
+    worker::{Places, Worker},
+};
 
 /// The one clock: read here and passed on.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
@@ -99,13 +105,15 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
         }
     });
     let progress = parts.progress.unwrap_or_else(|| Arc::new(|_: &Task| Progress::silent()));
-    for n in 1..=config.worker.n_workers {
+    let places = Places::new(config.worker.n_workers, hands.gpus.n_devices());
+    for n in 1..=places.n_workers() {
         let name = format!("local-{n}").parse().map_err(Failure::internal)?;
         queue.release_worker(&name).await.map_err(Failure::internal)?;
         let worker = Worker {
             name,
             queue: queue.clone() as Arc<dyn WorkQueue>,
             hands: hands.clone(),
+            places: places.clone(),
             progress: progress.clone(),
         };
         let (drain, stop) = (drain.clone(), stop.clone());

@@ -14,6 +14,7 @@ use workers::{
         Forge,
         github::{Credentials, GitHubConfig, GitHubForge},
     },
+    gpu::{GpuHost, GpuOptions, Gpus},
     publish::Identity,
     run::Hands,
     sandbox::{
@@ -70,12 +71,27 @@ pub async fn hands(
         agents,
         default_agent: config.agent.default.clone(),
         models: Arc::new(ModelProviders { providers: providers.collect() }),
+        gpus: gpus(config, surroundings).await,
         mirrors: data.join("mirrors"),
         artifacts: data.join("artifacts"),
         identity: Identity { name: config.commit.name.clone(), email: config.commit.email.clone() },
         clock: now,
     };
     Ok((Arc::new(hands), why))
+}
+
+/// What may be lent of this machine's GPUs.
+async fn gpus(config: &Config, surroundings: &Surroundings) -> Gpus {
+    let gpu = &config.gpu;
+    if !gpu.enabled {
+        return Gpus::none();
+    }
+    let options = GpuOptions {
+        only: gpu.devices.clone(),
+        wait_timeout: gpu.wait_timeout.0,
+        lock_dir: Some(gpu.lock_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+    };
+    Gpus::find(GpuHost::find(&surroundings.path), options).await
 }
 
 /// Chooses the kind of sandbox.

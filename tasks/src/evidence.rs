@@ -93,6 +93,15 @@ impl TokenUsage {
     }
 }
 
+/// What was lent of the GPUs of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuUse {
+    /// The devices, each once: `NVIDIA H100 PCIe GPU-…`.
+    pub devices: Vec<String>,
+    /// From lease to release, in milliseconds, one device after the other.
+    pub lent_ms: u64,
+}
+
 /// The record of one attempt that reached verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
@@ -124,6 +133,9 @@ pub struct Evidence {
     pub environment: String,
     /// Hosts that the sandbox asked for and did not get, each once, sorted.
     pub blocked_hosts: Vec<String>,
+    /// The GPUs that agent and checks were lent; `None`: none was needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuUse>,
     /// Wall time of the attempt until verification ended, in milliseconds.
     pub duration_ms: u64,
 }

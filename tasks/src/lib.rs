@@ -15,7 +15,7 @@ pub mod task;
 /// A point in wall time, UTC. For display, ordering and leases; whoever calls passes it in.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
-pub use evidence::{CheckOutcome, CheckResult, Evidence, TokenUsage};
+pub use evidence::{CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use limits::{Limit, LimitHit};

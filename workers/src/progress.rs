@@ -9,6 +9,8 @@ use tasks::{CheckResult, Stage};
 pub enum ProgressEvent {
     /// The attempt went on to another stage.
     Stage(Stage),
+    /// It waits for something that others hold, and says for what: `waiting for a GPU (h100)`.
+    Waiting(String),
     /// One step inside a stage is done, in a few words: `checked out main@a1b2c3d`.
     Step(String),
     /// Something that the person should know and that stops nothing.

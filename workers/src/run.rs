@@ -23,6 +23,7 @@ use crate::{
     checkout::{self, Base, Mirror},
     egress::{Egress, ModelProviders},
     forge::{Forge, Permission},
+    gpu::{self, Borrowed, Gpus},
     patch::{ExtractLimits, Patch},
     policy::{self, AllowedPatch},
     progress::{Progress, ProgressEvent},
@@ -51,6 +52,8 @@ pub struct Hands {
     pub default_agent: AgentName,
     /// Where models are, and their keys.
     pub models: Arc<ModelProviders>,
+    /// The GPUs that may be lent.
+    pub gpus: Gpus,
     /// Bare mirrors lie here.
     pub mirrors: PathBuf,
     /// Artifacts lie here, by task and attempt.
@@ -77,8 +80,10 @@ type Ending = (Outcome, Option<Box<Evidence>>);
 
 /// Runs one attempt to its end and leaves no sandbox behind, whatever happens: failure, cancellation, panic.
 pub async fn run_task(hands: &Hands, task: &Task, progress: &Progress, cancel: &CancellationToken) -> Report {
-    let result = AssertUnwindSafe(attempt(hands, task, progress, cancel)).catch_unwind().await;
-    for purpose in ["agent", "verify"] {
+    // Outlives every box of the attempt: what is lent goes back when they are gone.
+    let borrowed = Borrowed::new(hands.gpus.clone());
+    let result = AssertUnwindSafe(attempt(hands, task, &borrowed, progress, cancel)).catch_unwind().await;
+    for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
         // Safe to repeat, so the ways out of an attempt need not remember which boxes were started.
         if let Err(error) = hands.backend.stop(&sandbox_name(task, purpose)).await {
             tracing::warn!(task.id = %task.id, %error, "a sandbox is left to the sweep");
@@ -98,15 +103,17 @@ pub async fn run_task(hands: &Hands, task: &Task, progress: &Progress, cancel: &
 async fn attempt(
     hands: &Hands,
     task: &Task,
+    borrowed: &Borrowed,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Ending, Stopped> {
     let started = Instant::now();
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
-    let (mirror, base, config, files) = or_cancelled(cancel, prepare(hands, task, progress)).await?;
+    let (mirror, base, config, files) = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
-    let (sandbox, egress) = or_cancelled(cancel, open_sandbox(hands, task, files, &config, progress, cancel)).await?;
+    let (sandbox, egress) =
+        or_cancelled(cancel, open_sandbox(hands, task, files, &config, borrowed, progress, cancel)).await?;
 
     let mut conversation = Conversation::open(task, &base, &config, &artifacts)?;
     let verified = loop {
@@ -127,7 +134,7 @@ async fn attempt(
             Ok(allowed) => allowed,
             Err(violations) => return Ok((Outcome::PolicyRejected { violations }, None)),
         };
-        let with = verification(hands, task, &config, &mirror, &artifacts, progress, cancel);
+        let with = verification(hands, task, &config, &mirror, &artifacts, borrowed, progress, cancel);
         match or_cancelled(cancel, verify::verify(allowed, with)).await? {
             Verdict::Passed(verified) => break verified,
             Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds => {
@@ -141,6 +148,7 @@ async fn attempt(
                     config: &config,
                     conversation: &conversation,
                     sandbox: sandbox.kind(),
+                    borrowed,
                     started,
                 };
                 let evidence = record.evidence(&allowed, &checks, &environment, &egress);
@@ -156,6 +164,7 @@ async fn attempt(
         config: &config,
         conversation: &conversation,
         sandbox: sandbox.kind(),
+        borrowed,
         started,
     };
     let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &egress);
@@ -178,6 +187,7 @@ async fn attempt(
 async fn prepare(
     hands: &Hands,
     task: &Task,
+    borrowed: &Borrowed,
     progress: &Progress,
 ) -> Result<(Mirror, Base, RepoConfig, Vec<TreeFile>), Failure> {
     let request = &task.request;
@@ -200,16 +210,13 @@ async fn prepare(
     let files = mirror.files(&base.commit).await?;
     let mut config = RepoConfig::load(file.as_deref(), &files)?;
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
+    gpu::apply_request(&mut config, &request.resources);
+    borrowed.could(&config)?;
     if let Some(dockerfile) = &config.environment.dockerfile {
         let tag = format!("onramp/{}:{}", request.repo.to_string().to_lowercase(), base.commit);
         let context = checkout::archive(&files).map_err(Failure::internal)?;
         config.environment.image = Some(hands.backend.build_image(context, dockerfile, &tag).await?);
         progress.step(format!("built the image of {dockerfile}"));
-    }
-    let of_checks = config.checks.iter().find_map(|check| check.gpu.as_ref());
-    if let Some(gpu) = request.resources.gpu.as_ref().or(config.environment.gpu.as_ref()).or(of_checks) {
-        let message = format!("The task asks for a GPU ({gpu}), and this worker has none to lend");
-        return Err(Failure::new(Code::ResourceMissing, message));
     }
     Ok((mirror, base, config, files))
 }
@@ -220,10 +227,14 @@ async fn open_sandbox(
     task: &Task,
     files: Vec<TreeFile>,
     config: &RepoConfig,
+    borrowed: &Borrowed,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<(Sandbox, Egress), Failure> {
-    let spec = sandbox_spec(task, config, "agent");
+    let mut spec = sandbox_spec(task, config, "agent");
+    if let Some(gpu) = config.environment.gpu.as_ref().filter(|_| config.environment.agent_gpu) {
+        spec.gpus = borrowed.for_agent(gpu, progress).await?;
+    }
     let sandbox = Sandbox::start(hands.backend.clone(), &spec).await.map_err(sandbox_failure)?;
     progress.step(format!("sandbox ready: {} ({})", sandbox.kind(), sandbox.environment()));
     sandbox.put(files).await.map_err(sandbox_failure)?;
@@ -251,11 +262,12 @@ fn verification<'a>(
     config: &'a RepoConfig,
     mirror: &'a Mirror,
     artifacts: &'a Artifacts,
+    borrowed: &'a Borrowed,
     progress: &'a Progress,
     cancel: &'a CancellationToken,
 ) -> Verification<'a> {
     let spec = sandbox_spec(task, config, "verify");
-    Verification { backend: hands.backend.clone(), spec, config, mirror, artifacts, progress, cancel }
+    Verification { backend: hands.backend.clone(), spec, config, mirror, artifacts, borrowed, progress, cancel }
 }
 
 async fn deliver(
@@ -357,6 +369,7 @@ struct Record<'a> {
     config: &'a RepoConfig,
     conversation: &'a Conversation,
     sandbox: &'static str,
+    borrowed: &'a Borrowed,
     started: Instant,
 }
 
@@ -379,6 +392,7 @@ impl Record<'_> {
             sandbox: self.sandbox.to_owned(),
             environment: environment.to_owned(),
             blocked_hosts: egress.blocked_hosts(),
+            gpu: self.borrowed.used(),
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -4,6 +4,8 @@
 //! the tree's own bytes are put back before the next check, so that no check passes on something else than what would be
 //! published. How a check ended comes from its exit, never from its output.
 
+pub(crate) mod gpu;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -17,6 +19,7 @@ use crate::{
     artifacts::Artifacts,
     checkout::Mirror,
     egress::Egress,
+    gpu::Borrowed,
     patch::PatchedTree,
     policy::AllowedPatch,
     progress::{Progress, ProgressEvent},
@@ -95,6 +98,8 @@ pub struct Verification<'a> {
     pub artifacts: &'a Artifacts,
     /// Told of each check.
     pub progress: &'a Progress,
+    /// Where GPUs for checks are lent from.
+    pub borrowed: &'a Borrowed,
     /// Stops it.
     pub cancel: &'a CancellationToken,
 }
@@ -111,7 +116,7 @@ pub async fn verify(allowed: AllowedPatch, with: Verification<'_>) -> Result<Ver
     let ended = tokio::select! {
         biased;
         () = with.cancel.cancelled() => Err(Failure::new(Code::Cancelled, "The task was stopped while its checks ran")),
-        ended = in_fresh_sandbox(&files, &with) => ended,
+        ended = gpu::in_fresh_sandboxes(&files, &with) => ended,
     };
     // By name, because a start that was interrupted leaves no handle; repeating it is safe.
     match tokio::time::timeout(STOP_TIMEOUT, with.backend.stop(&with.spec.name)).await {
@@ -127,10 +132,15 @@ pub async fn verify(allowed: AllowedPatch, with: Verification<'_>) -> Result<Ver
 }
 
 /// Results and environment.
-async fn in_fresh_sandbox(files: &[TreeFile], with: &Verification<'_>) -> Result<(Vec<CheckResult>, String), Failure> {
-    let sandbox = Sandbox::start(with.backend.clone(), &with.spec).await.map_err(sandbox_failure)?;
+async fn in_fresh_sandbox(
+    files: &[TreeFile],
+    with: &Verification<'_>,
+    spec: &SandboxSpec,
+    wanted: &(dyn Fn(&Check) -> bool + Sync),
+) -> Result<(Vec<CheckResult>, String), Failure> {
+    let sandbox = Sandbox::start(with.backend.clone(), spec).await.map_err(sandbox_failure)?;
     let environment = sandbox.environment().to_owned();
-    let results = run_all(&sandbox, files, with).await;
+    let results = run_all(&sandbox, files, with, wanted).await;
     match tokio::time::timeout(STOP_TIMEOUT, sandbox.stop()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(sandbox.name = with.spec.name, %error, "a sandbox did not stop cleanly"),
@@ -139,7 +149,12 @@ async fn in_fresh_sandbox(files: &[TreeFile], with: &Verification<'_>) -> Result
     Ok((results?, environment))
 }
 
-async fn run_all(sandbox: &Sandbox, files: &[TreeFile], with: &Verification<'_>) -> Result<Vec<CheckResult>, Failure> {
+async fn run_all(
+    sandbox: &Sandbox,
+    files: &[TreeFile],
+    with: &Verification<'_>,
+    wanted: &(dyn Fn(&Check) -> bool + Sync),
+) -> Result<Vec<CheckResult>, Failure> {
     sandbox.put(files.to_vec()).await.map_err(sandbox_failure)?;
     let hosts = &with.config.network.allow;
     let egress = match hosts.is_empty() {
@@ -164,7 +179,7 @@ async fn run_all(sandbox: &Sandbox, files: &[TreeFile], with: &Verification<'_>)
     sandbox.mark().await.map_err(sandbox_failure)?;
     let tree: HashMap<&[u8], &TreeFile> = files.iter().map(|file| (file.path.as_slice(), file)).collect();
     let mut results = Vec::new();
-    for (at, check) in with.config.checks.iter().enumerate() {
+    for (at, check) in with.config.checks.iter().enumerate().filter(|(_, check)| wanted(check)) {
         let log = format!("check-{}-{}.log", at + 1, file_name(&check.name));
         let result = run_check(sandbox, check, &log, &env, with).await?;
         with.progress.tell(ProgressEvent::Check(result.clone()));
@@ -282,5 +297,7 @@ async fn restore(
     sandbox.mark().await
 }
 
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,19 @@
 //! A worker stops in two steps: told to drain it takes no new task and ends the one it has; told to stop it gives the
 //! task back unharmed. Losing the lease cancels the work: whatever it would still write is stale.
 
-use std::{sync::Arc, time::Duration};
+mod places;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tasks::{Lease, Outcome, QueueError, Report, Stage, Task, WorkQueue, WorkerName, queue::Renewal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub use self::places::{Place, Places};
 use crate::{
     progress::{Progress, ProgressEvent},
     run::{Hands, run_task},
@@ -28,6 +34,8 @@ pub struct Worker {
     pub queue: Arc<dyn WorkQueue>,
     /// What attempts need.
     pub hands: Arc<Hands>,
+    /// The places of all workers of this process.
+    pub places: Places,
     /// Told of the progress of every attempt.
     pub progress: Arc<dyn Fn(&Task) -> Progress + Send + Sync>,
 }
@@ -44,6 +52,12 @@ impl Worker {
     /// Works until `drain` is cancelled and the task at hand has ended, or until `stop` is cancelled.
     pub async fn run(&self, drain: CancellationToken, stop: CancellationToken) {
         loop {
+            let place = tokio::select! {
+                biased;
+                () = drain.cancelled() => return,
+                () = stop.cancelled() => return,
+                place = self.places.take() => place,
+            };
             let leased = tokio::select! {
                 biased;
                 () = drain.cancelled() => return,
@@ -53,7 +67,7 @@ impl Worker {
             match leased {
                 Ok((task, lease)) => {
                     let span = tracing::info_span!("attempt", task.id = %task.id, task.attempt = lease.attempt);
-                    self.work(&task, &lease, &stop).instrument(span).await;
+                    self.work(&task, &lease, place, &stop).instrument(span).await;
                 }
                 Err(QueueError::ShuttingDown) => return,
                 Err(error) => {
@@ -65,11 +79,15 @@ impl Worker {
     }
 
     /// One lease, to its report.
-    async fn work(&self, task: &Task, lease: &Lease, stop: &CancellationToken) {
+    async fn work(&self, task: &Task, lease: &Lease, place: Place, stop: &CancellationToken) {
         let cancel = CancellationToken::new();
         let (stage_tx, stage_rx) = watch::channel(Stage::Preparing);
         let outer = (self.progress)(task);
+        let place = Mutex::new(place);
         let progress = Progress::new(move |event| {
+            if let (ProgressEvent::Waiting(_), Ok(mut place)) = (&event, place.lock()) {
+                place.step_aside();
+            }
             if let ProgressEvent::Stage(stage) = &event {
                 stage_tx.send_replace(*stage);
             }

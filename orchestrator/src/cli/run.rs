@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use tasks::{
-    Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, Instruction, Outcome, RepoName, Report, Resources,
-    Source, Task, TaskId, TaskRequest,
+    Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, GpuRequest, Instruction, Outcome, RepoName, Report,
+    Resources, Source, Task, TaskId, TaskRequest,
 };
 use tokio_util::sync::CancellationToken;
 use workers::{
@@ -45,6 +45,9 @@ pub(super) struct RunArgs {
     /// Branch (or, in a checkout, any revision) to start from
     #[arg(long, value_name = "REF")]
     base: Option<String>,
+    /// A GPU for the agent and the checks that ask for one: any, h100, a100-80gb:2, "h100!, a100"
+    #[arg(long, value_name = "GPU")]
+    gpu: Option<GpuRequest>,
     /// Open a pull request on the forge
     #[arg(long)]
     pr: bool,
@@ -70,6 +73,8 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     let show = Show::new(std::io::stderr(), setting.colour);
     let (hands, why) = wiring::hands(&setting.config, &setting.surroundings, target.forge.clone(), None).await?;
     show.line(&why);
+    // Before anything is fetched or started.
+    args.gpu.iter().try_for_each(|gpu| hands.gpus.could(gpu))?;
 
     let request = TaskRequest {
         dedupe_key: format!("cli:{}", TaskId::new(now())).parse().map_err(Failure::internal)?,
@@ -80,7 +85,7 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
         agent: args.agent.clone(),
         instruction,
         deliver: if args.pr { Deliver::PullRequest } else { Deliver::Diff },
-        resources: Resources::default(),
+        resources: Resources { gpu: args.gpu.clone() },
         revises: None,
     };
     let mut task = Task::new(TaskId::new(now()), request, now());

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tasks::{CheckResult, Evidence};
+use tasks::{CheckResult, Evidence, GpuUse};
 use workers::{
     progress::{Progress, ProgressEvent},
     text,
@@ -54,6 +54,7 @@ impl Show {
     fn event(&self, event: &ProgressEvent) {
         match event {
             ProgressEvent::Stage(stage) => self.line(&self.paint("1", stage.word())),
+            ProgressEvent::Waiting(text) => self.line(&format!("  {}", self.paint("33", text))),
             ProgressEvent::Step(text) => self.line(&format!("  {text}")),
             ProgressEvent::Warning(text) => self.line(&format!("  {} {text}", self.paint("33", "warning:"))),
             ProgressEvent::Agent(text) => self.line(&format!("  {} {text}", self.paint("2", "agent:"))),
@@ -97,11 +98,16 @@ impl Show {
             ),
             ("checks", evidence.checks_from.clone()),
             ("sandbox", format!("{}, {}", evidence.sandbox, evidence.environment)),
+            ("gpu", evidence.gpu.as_ref().map_or_else(String::new, gpu_words)),
             ("agent", format!("{}, {} round(s)", evidence.agent, evidence.rounds)),
             ("time", text::duration_words(evidence.duration_ms)),
         ];
-        for (name, value) in rows {
+        for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
             self.write(&format!("  {name:<8}{value}\n"));
         }
     }
+}
+
+fn gpu_words(used: &GpuUse) -> String {
+    format!("{}, lent for {}", used.devices.join(", "), text::duration_words(used.lent_ms))
 }

@@ -149,6 +149,7 @@ fn evidence(output: &str) -> Evidence {
         sandbox: "namespace".into(),
         environment: "host tools".into(),
         blocked_hosts: vec![],
+        gpu: None,
         duration_ms: 9,
     }
 }

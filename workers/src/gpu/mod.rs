@@ -7,6 +7,7 @@
 //! ([`ledger`]), across all processes of this machine ([`allocator`]).
 
 mod allocator;
+mod borrowed;
 mod choose;
 mod detect;
 mod host;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use tasks::{Code, Failure};
 
 pub use allocator::{GpuLease, GpuOptions, Gpus};
+pub use borrowed::{Borrowed, apply_request};
 pub use detect::{EngineGpus, GpuCase, ToolkitFacts, Way, judge};
 pub use host::{GpuHost, Occupant};
 

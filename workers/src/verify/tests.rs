@@ -37,12 +37,12 @@ fn a_tail_is_cut_between_characters() {
 }
 
 /// A repository with a bug, a change that mends it, and what verifies it.
-struct Room {
-    dir: tempfile::TempDir,
-    backend: Arc<NamespaceBackend>,
-    mirror: Mirror,
-    allowed: AllowedPatch,
-    artifacts: Artifacts,
+pub(super) struct Room {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) backend: Arc<NamespaceBackend>,
+    pub(super) mirror: Mirror,
+    pub(super) allowed: AllowedPatch,
+    pub(super) artifacts: Artifacts,
     told: Arc<Mutex<Vec<String>>>,
 }
 
@@ -56,13 +56,13 @@ fn git(dir: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn spec(purpose: &str) -> SandboxSpec {
+pub(super) fn spec(purpose: &str) -> SandboxSpec {
     let limits = Limits { memory_bytes: 256 << 20, pids: 64, disk_bytes: 64 << 20, ..Limits::default() };
     SandboxSpec { limits, ..SandboxSpec::new(format!("onramp-verify-test-{purpose}")) }
 }
 
 impl Room {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work");
         std::fs::create_dir(&work).unwrap();
@@ -93,16 +93,19 @@ impl Room {
     }
 
     async fn verify(&self, checks: &str) -> Result<Verdict, Failure> {
+        self.verify_with(checks, &self.progress(), &CancellationToken::new()).await
+    }
+
+    pub(super) fn progress(&self) -> Progress {
         let told = self.told.clone();
-        let progress = Progress::new(move |event| {
+        Progress::new(move |event| {
             let line = match event {
                 ProgressEvent::Check(check) => format!("{}: {}", check.name, text::result_words(&check)),
                 ProgressEvent::Warning(text) => format!("warning: {text}"),
                 other => format!("{other:?}"),
             };
             told.lock().unwrap().push(line);
-        });
-        self.verify_with(checks, &progress, &CancellationToken::new()).await
+        })
     }
 
     async fn verify_with(
@@ -119,6 +122,7 @@ impl Room {
             mirror: &self.mirror,
             artifacts: &self.artifacts,
             progress,
+            borrowed: &Borrowed::default(),
             cancel,
         };
         let verdict = verify(self.allowed.clone(), with).await;
@@ -126,7 +130,7 @@ impl Room {
         verdict
     }
 
-    fn told(&self) -> Vec<String> {
+    pub(super) fn told(&self) -> Vec<String> {
         std::mem::take(&mut *self.told.lock().unwrap())
     }
 
@@ -156,7 +160,7 @@ fn config(checks: &str) -> RepoConfig {
     RepoConfig::load(Some(text.as_bytes()), &[]).unwrap()
 }
 
-fn results(verdict: &Verdict) -> &[CheckResult] {
+pub(super) fn results(verdict: &Verdict) -> &[CheckResult] {
     match verdict {
         Verdict::Passed(verified) => verified.checks(),
         Verdict::Failed { checks, .. } => checks,
