@@ -272,3 +272,13 @@ fn a_wall_that_is_demanded_and_not_there_is_refused_before_anything_runs() {
     config("[sandbox]\nvolumes = [\"/:/host\"]");
     refuses(&run(), 2, "E006", &["there is no key `sandbox.volumes`", "nothing of the host is mounted"]);
 }
+
+#[test]
+fn a_gpu_that_is_not_here_is_said_at_the_command_line() {
+    let dir = checkout(&[("test_x.py", "")]);
+    let run = |gpu: &str| onramp(dir.path(), &["run", "x", "--repo", "repo", "--sandbox", "namespace", "--gpu", gpu]);
+    refuses(&run("b9000, b9001:2"), 5, "E017", &["b9000, b9001:2", "this worker has no"]);
+    let said = run("h100:9");
+    assert_eq!(said.exit, Some(2));
+    assert!(said.stderr.contains("`9` at position 6: the number of GPUs is between 1 and 8"), "{}", said.stderr);
+}

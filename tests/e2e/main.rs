@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod door;
+mod gpu;
 mod real_agent;
 mod road;
 mod tidy;

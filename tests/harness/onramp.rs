@@ -10,7 +10,7 @@ use std::{
 
 use orchestrator::{
     Parts, Running,
-    config::{BackendChoice, Config, Model, Secret},
+    config::{BackendChoice, Config, Model, Secret, Surroundings},
 };
 use tasks::{AgentName, Intake, Task, TaskFilter};
 use tempfile::TempDir;
@@ -57,6 +57,7 @@ pub struct Setup {
     script: String,
     files: Vec<(String, String)>,
     app: Option<u64>,
+    tools: Option<PathBuf>,
     changes: Vec<Change>,
 }
 
@@ -78,7 +79,14 @@ pub struct Onramp {
 impl Setup {
     /// A repository with a wrong answer in it and a check that says so, on [`REPO`].
     pub fn new(backend: Backend) -> Self {
-        let setup = Self { backend, script: "exit 0".to_owned(), files: Vec::new(), app: None, changes: Vec::new() };
+        let setup = Self {
+            backend,
+            script: "exit 0".to_owned(),
+            files: Vec::new(),
+            app: None,
+            tools: None,
+            changes: Vec::new(),
+        };
         setup
             .file(".onramp.toml", "version = 1\n[[check]]\nname = \"answer\"\ncommand = \"sh test.sh\"\n")
             .file("test.sh", "grep -qx 42 answer.txt || { echo \"the answer is $(cat answer.txt)\"; exit 1; }\n")
@@ -105,6 +113,13 @@ impl Setup {
     #[must_use]
     pub fn as_app(mut self, id: u64) -> Self {
         self.app = Some(id);
+        self
+    }
+
+    /// Programs of the machine that are found before all others.
+    #[must_use]
+    pub fn tools(mut self, dir: &Path) -> Self {
+        self.tools = Some(dir.to_owned());
         self
     }
 
@@ -166,7 +181,12 @@ impl Setup {
         agents.insert_command(name("scripted"), vec!["/bin/sh".into(), "-c".into(), self.script]);
         let progress = Arc::new(Mutex::new(Vec::new()));
         let sink = progress.clone();
+        let mut surroundings = Surroundings::read();
+        if let Some(tools) = self.tools {
+            surroundings.path = format!("{}:{}", tools.display(), surroundings.path);
+        }
         let parts = Parts {
+            surroundings: Some(surroundings),
             agents: Some(agents),
             progress: Some(Arc::new(move |_: &Task| {
                 let sink = sink.clone();

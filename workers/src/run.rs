@@ -134,7 +134,16 @@ async fn attempt(
             Ok(allowed) => allowed,
             Err(violations) => return Ok((Outcome::PolicyRejected { violations }, None)),
         };
-        let with = verification(hands, task, &config, &mirror, &artifacts, borrowed, progress, cancel);
+        let with = Verification {
+            backend: hands.backend.clone(),
+            spec: sandbox_spec(task, &config, "verify"),
+            config: &config,
+            mirror: &mirror,
+            artifacts: &artifacts,
+            progress,
+            borrowed,
+            cancel,
+        };
         match or_cancelled(cancel, verify::verify(allowed, with)).await? {
             Verdict::Passed(verified) => break verified,
             Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds => {
@@ -254,20 +263,6 @@ async fn open_sandbox(
         progress.step(format!("setup: {line}"));
     }
     Ok((sandbox, egress))
-}
-
-fn verification<'a>(
-    hands: &Hands,
-    task: &Task,
-    config: &'a RepoConfig,
-    mirror: &'a Mirror,
-    artifacts: &'a Artifacts,
-    borrowed: &'a Borrowed,
-    progress: &'a Progress,
-    cancel: &'a CancellationToken,
-) -> Verification<'a> {
-    let spec = sandbox_spec(task, config, "verify");
-    Verification { backend: hands.backend.clone(), spec, config, mirror, artifacts, borrowed, progress, cancel }
 }
 
 async fn deliver(
