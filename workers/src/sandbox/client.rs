@@ -22,6 +22,8 @@ use super::{
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may stay without any progress.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a request may take in all, however steadily the answer trickles in.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// What a command may take beyond its own limit, which the guest keeps, until the guest is given up.
 const COMMAND_SLACK: Duration = Duration::from_secs(10);
 /// Output of one command beyond this is counted and thrown away.
@@ -163,15 +165,18 @@ impl Sandbox {
         }
         let channel = self.link.open(Purpose::Put, 0)?;
         channel.send(&ToGuest::Put);
-        for file in files {
-            let whole = self.put_file(&channel, &file);
-            if !timeout(SILENCE_TIMEOUT, whole).await.map_err(|_| self.silent())? {
-                // The conversation is over: the answer says why.
-                break;
+        let all = async {
+            for file in files {
+                let whole = self.put_file(&channel, &file);
+                if !timeout(SILENCE_TIMEOUT, whole).await.map_err(|_| self.silent())? {
+                    // The conversation is over: the answer says why.
+                    break;
+                }
             }
-        }
-        channel.send(&ToGuest::Eof);
-        self.done(&channel, OPERATION).await
+            channel.send(&ToGuest::Eof);
+            self.done(&channel, OPERATION).await
+        };
+        self.in_all(all).await
     }
 
     /// False when the guest ended the put.
@@ -215,15 +220,18 @@ impl Sandbox {
         let channel = self.link.open(Purpose::Changes, MAX_CHANGES_BYTES)?;
         channel.send(&ToGuest::Changes);
         let mut changes = Vec::new();
-        loop {
-            match self.answer(&channel, SILENCE_TIMEOUT).await? {
-                Event::Changed(some) => {
-                    changes.extend(some.into_iter().map(|(path, found)| ChangedPath { path, now: found_of(found) }))
+        let all = async {
+            loop {
+                match self.answer(&channel, SILENCE_TIMEOUT).await? {
+                    Event::Changed(some) => {
+                        changes.extend(some.into_iter().map(|(path, found)| ChangedPath { path, now: found_of(found) }))
+                    }
+                    Event::Done => return Ok(()),
+                    other => return Err(self.refusal(OPERATION, MAX_CHANGES_BYTES, other)),
                 }
-                Event::Done => break,
-                other => return Err(self.refusal(OPERATION, MAX_CHANGES_BYTES, other)),
             }
-        }
+        };
+        self.in_all(all).await?;
         if let Some(change) = changes.iter().find(|change| !is_inside(&change.path)) {
             return Err(self.lost(&format!("its guest named a path outside: {}", change.path.escape_ascii())));
         }
@@ -240,7 +248,7 @@ impl Sandbox {
         let mut files = Vec::new();
         let mut left = max_bytes;
         for paths in pieces(paths) {
-            let some = self.get_some(paths, left).await.map_err(|error| match error {
+            let some = self.in_all(self.get_some(paths, left)).await.map_err(|error| match error {
                 SandboxError::TooMuch { unit, .. } => SandboxError::TooMuch { limit: max_bytes, unit },
                 other => other,
             })?;
@@ -306,6 +314,11 @@ impl Sandbox {
             Event::Done => Ok(()),
             other => Err(self.refusal(operation, 0, other)),
         }
+    }
+
+    /// Bounds a request as a whole: a guest that answers in crumbs is not silent.
+    async fn in_all<T>(&self, request: impl Future<Output = Result<T, SandboxError>>) -> Result<T, SandboxError> {
+        timeout(WHOLE_TIMEOUT, request).await.unwrap_or_else(|_| Err(self.lost("its guest did not come to an end")))
     }
 
     async fn answer(&self, channel: &Channel, limit: Duration) -> Result<Event, SandboxError> {

@@ -1,11 +1,14 @@
 //! Runs the corpus: every case in a box of its own, with git in a clean clone as the judge.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    corpus::{CASES, Case, Want},
+    corpus::{CASES, Case, PLAIN, Want},
     rig::{Conversions, Rig, canary},
 };
 
@@ -95,6 +98,37 @@ async fn whatever_an_agent_leaves_behind_is_carried_as_git_would_or_refused() {
     let names: BTreeSet<_> = CASES.iter().map(|case| case.name).collect();
     assert!(names.len() == CASES.len() && CASES.len() >= 120, "{} cases, each with a name of its own", CASES.len());
     run_all(CASES.iter().collect(), false).await;
+}
+
+/// `ONRAMP_EXTRACT_FILES=1000000` makes it a million.
+#[expect(clippy::disallowed_methods, reason = "a person's choice for the tests alone")]
+fn n_files() -> u32 {
+    std::env::var("ONRAMP_EXTRACT_FILES").map_or(20_000, |n| n.parse().expect("ONRAMP_EXTRACT_FILES is a number"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_files_is_told_and_not_read_and_costs_nothing_where_it_is_ignored() {
+    let rig = Rig::new(&[PLAIN], false).await;
+    let n = n_files();
+    for (place, is_refused) in [("target", false), ("flood", true)] {
+        let room = rig.open(rig.base(PLAIN)).await;
+        let perl = format!(
+            "mkdir {place} && perl -e 'for (1..{n}) {{ open F, q(>), qq({place}/$_) or die }}' && echo y >README.md"
+        );
+        room.sh_within(&perl, Duration::from_secs(580)).await;
+        let began = Instant::now();
+        let outcome = tokio::time::timeout(LIMIT, room.extract()).await.expect("no hang");
+        println!("{n} files in {place}: {:?}", began.elapsed());
+        match (outcome, is_refused) {
+            (Ok(tree), false) => assert_ne!(tree.as_str(), rig.tree_of(rig.base(PLAIN))),
+            (Err(failure), true) => {
+                assert_eq!(failure.code.as_str(), "E031");
+                assert!(failure.message.starts_with(&format!("The change has {n} files or more")), "{failure:?}");
+            }
+            (other, _) => panic!("{place}: {other:?}"),
+        }
+        room.close().await;
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a person's choice for the tests alone")]

@@ -131,12 +131,16 @@ pub(crate) struct Room<'a> {
 
 impl Room<'_> {
     pub(crate) async fn sh(&self, line: &str) {
+        self.sh_within(line, Duration::from_secs(60)).await;
+    }
+
+    pub(crate) async fn sh_within(&self, line: &str, limit: Duration) {
         let mut said = Vec::new();
         let mut collect = |output: Output<'_>| {
             let (Output::Stdout(bytes) | Output::Stderr(bytes)) = output;
             said.extend_from_slice(bytes);
         };
-        let exit = self.sandbox.run(&Command::shell(line, Duration::from_secs(60)), &mut collect).await.expect("runs");
+        let exit = self.sandbox.run(&Command::shell(line, limit), &mut collect).await.expect("runs");
         assert!(exit.success(), "the script itself fails inside: {line}: {exit:?} {}", String::from_utf8_lossy(&said));
     }
 
