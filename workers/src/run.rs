@@ -221,6 +221,10 @@ async fn prepare(
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
     gpu::apply_request(&mut config, &request.resources);
     borrowed.could(&config)?;
+    if config.environment.agent_gpu || config.checks.iter().any(|check| check.gpu.is_some()) {
+        let image = config.environment.image.as_deref().or(config.environment.dockerfile.as_deref());
+        hands.backend.could_show_gpus(image).await?;
+    }
     if let Some(dockerfile) = &config.environment.dockerfile {
         let tag = format!("onramp/{}:{}", request.repo.to_string().to_lowercase(), base.commit);
         let context = checkout::archive(&files).map_err(Failure::internal)?;

@@ -32,6 +32,13 @@ impl SandboxBackend for AutoBackend {
         self.engine.build_image(context, dockerfile, tag).await
     }
 
+    async fn could_show_gpus(&self, image: Option<&str>) -> Result<(), Failure> {
+        match image {
+            Some(_) => self.engine.could_show_gpus(image).await,
+            None => self.namespace.could_show_gpus(image).await,
+        }
+    }
+
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
         let (engine, namespace) = tokio::join!(self.engine.stop(name), self.namespace.stop(name));
         engine.and(namespace)

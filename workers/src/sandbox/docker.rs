@@ -169,6 +169,10 @@ impl SandboxBackend for DockerBackend {
         }
     }
 
+    async fn could_show_gpus(&self, _image: Option<&str>) -> Result<(), Failure> {
+        gpu::could_show(&self.gpus_of_engine().await?)
+    }
+
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
         Ok(self.remove(name).await?)
     }

@@ -118,6 +118,13 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// E012 with the end of what the build said; E016 where there are no images.
     async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure>;
+    /// Whether boxes from this image (`None`: the default) could be lent a GPU at all.
+    ///
+    /// # Errors
+    /// E017 with what is missing, so that nobody works for an hour before the first box with a GPU is refused.
+    async fn could_show_gpus(&self, _image: Option<&str>) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;
     /// Removes every box of this installation that `keep` does not want. Returns how many.

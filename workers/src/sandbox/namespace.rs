@@ -100,7 +100,9 @@ impl NamespaceBackend {
     /// # Errors
     /// E010 when this system does not let a sandbox be built, with the exact reason; E013 for anything unforeseen.
     pub async fn probe(&self) -> Result<String, Failure> {
-        let name = format!("onramp-probe-{}-{}", std::process::id(), self.n_started.load(Ordering::Relaxed));
+        // Several backends of one process may be asked at the same time, and control groups are named after the box.
+        static N_PROBES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("onramp-probe-{}-{}", std::process::id(), N_PROBES.fetch_add(1, Ordering::Relaxed));
         let limits = Limits { memory_bytes: 256 << 20, pids: 16, disk_bytes: 16 << 20, ..Limits::default() };
         let spec = SandboxSpec { limits, ..SandboxSpec::new(name) };
         let facts = match self.start_box(&spec).await {

@@ -104,6 +104,8 @@ async fn a_real_engine_without_a_toolkit_is_understood() {
         assert!(failure.message.contains(cause), "{options:?}: {failure:?}");
         assert_eq!(failure.detail.as_deref(), Some(words.as_str()));
     }
+    let refused = docker_backend().await.unwrap().could_show_gpus(None).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceMissing, "said before anything is started: {refused:?}");
     let gpu = Gpu { id: "GPU-1".into(), model: "x".into(), memory_bytes: 0, minor: None, slice: None };
     let Err(SandboxError::Failure(failure)) =
         Sandbox::start(docker_backend().await.unwrap(), &SandboxSpec { gpus: vec![gpu], ..spec(None) }).await

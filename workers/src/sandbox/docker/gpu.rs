@@ -37,11 +37,15 @@ impl DockerBackend {
         container.host_config.get_or_insert_default().runtime = self.runtime.clone();
         let engine = match spec.gpus.as_slice() {
             [] => EngineGpus::default(),
-            _ => of_engine(&call(self.engine.info()).await.map_err(|error| {
-                self.failure(&error, "The Docker engine does not say which GPUs it can show inside")
-            })?),
+            _ => self.gpus_of_engine().await?,
         };
         lend(container, &spec.gpus, &engine)
+    }
+
+    pub(super) async fn gpus_of_engine(&self) -> Result<EngineGpus, Failure> {
+        let about = call(self.engine.info()).await;
+        let what = "The Docker engine does not say which GPUs it can show inside";
+        about.map(|about| of_engine(&about)).map_err(|error| self.failure(&error, what))
     }
 }
 
@@ -106,15 +110,21 @@ pub(super) fn lend(container: &mut ContainerCreateBody, gpus: &[Gpu], engine: &E
             env.push(format!("NVIDIA_VISIBLE_DEVICES={}", ids.join(",")));
             env.push(format!("NVIDIA_DRIVER_CAPABILITIES={CAPABILITIES}"));
         }
-        None => {
-            return Err(Failure::new(Code::ResourceMissing, "The Docker engine cannot show a GPU inside a sandbox")
-                .next(
-                    "`onramp doctor` says what is missing: driver, toolkit, or a line in the engine's configuration.",
-                ));
-        }
+        None => return could_show(engine),
     }
     container.env.get_or_insert_default().extend(env);
     Ok(())
+}
+
+/// Whether this engine can show any GPU inside.
+///
+/// # Errors
+/// E017 when it cannot.
+pub(super) fn could_show(engine: &EngineGpus) -> Result<(), Failure> {
+    way(engine).map(drop).ok_or_else(|| {
+        Failure::new(Code::ResourceMissing, "The Docker engine cannot show a GPU inside a sandbox")
+            .next("`onramp doctor` says what is missing: driver, toolkit, or a line in the engine's configuration.")
+    })
 }
 
 /// Descriptions name devices by position too; only names that cannot move are used.
