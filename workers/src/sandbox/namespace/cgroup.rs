@@ -105,7 +105,11 @@ impl ControlGroups {
     /// Makes a group, when it is not there, and sets its files; the first one is the limit itself and must be set.
     fn enter(&mut self, dir: &Path, files: &[(&str, String)]) -> io::Result<()> {
         if !self.dirs.iter().any(|known| known == dir) {
-            fs::create_dir(dir)?;
+            // An empty one is what a worker of the same number left when it was killed; one with processes stays.
+            fs::create_dir(dir).or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => fs::remove_dir(dir).and_then(|()| fs::create_dir(dir)),
+                _ => Err(error),
+            })?;
             self.dirs.push(dir.to_owned());
         }
         for (n, (file, value)) in files.iter().enumerate() {
@@ -255,6 +259,16 @@ mod tests {
         assert_eq!([read("memory.max"), read("memory.swap.max"), read("pids.max")], ["1073741824", "0", "77"]);
         assert!(!dir.join("cpu.max").exists());
         assert_eq!(groups.entrances(), [dir.join("cgroup.procs")]);
+    }
+
+    #[test]
+    fn an_empty_group_that_was_left_behind_does_not_stand_in_the_way() {
+        let (mount, tree) = second_generation(&[("", ""), ("top", "memory"), ("top/own", "")]);
+        let left = mount.path().join("top/onramp-x");
+        fs::create_dir(&left).unwrap();
+        let mut groups = ControlGroups::default();
+        groups.create_in_version_2(&tree, "onramp-x", &Limits::default()).unwrap();
+        assert_eq!((groups.dirs, groups.enforced), (vec![left], vec![Limit::Memory]));
     }
 
     #[test]
