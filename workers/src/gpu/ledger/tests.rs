@@ -116,6 +116,10 @@ impl Machine {
         };
         let mut put_back = |at: usize| locks.borrow_mut()[at] = None;
         let granted = self.processes[n].ledger.grant(&mut take, &mut put_back);
+        if granted.is_empty() {
+            // Nothing changed hands.
+            return;
+        }
         for (ticket, devices) in granted {
             self.n_granted += 1;
             self.check(n, ticket, &devices);
@@ -170,10 +174,12 @@ impl Machine {
         if !self.usable.contains_key(request) {
             let choices = request.choices().iter();
             let usable = choices.map(|choice| (usize::from(choice.count), candidates(choice, &self.devices)));
-            self.usable.insert(request.clone(), usable.collect());
+            let usable: Vec<_> = usable.collect();
+            let could = usable.iter().any(|(count, usable)| usable.len() >= *count);
+            assert_eq!(process.ledger.could(request), could, "{request}");
+            self.usable.insert(request.clone(), usable);
         }
         if self.usable[request].iter().any(|(count, usable)| usable.len() >= *count) {
-            assert!(process.ledger.could(request));
             let ticket = process.ledger.wait(request);
             process.waiting.push((ticket, request.clone()));
             self.grant(n);
