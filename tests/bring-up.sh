@@ -67,21 +67,47 @@ bring_engine() {
     return
   fi
   [ "$(id -u)" = 0 ] || give_up "no Docker engine answers. Start one (sudo systemctl start docker), and join its group"
-  say "starting dockerd, log in $state/dockerd.log"
+  # An engine that was killed leaves process ids behind, which may belong to others by now, and state that it may
+  # choke on. The second try takes nothing from an earlier engine.
+  forget_dead /var/run/docker.pid dockerd
+  forget_dead /var/run/docker/containerd/containerd.pid containerd
+  start_engine "$state/dockerd.log" ||
+    start_engine "$state/dockerd.fresh.log" --data-root "$state/engine" --exec-root /run/onramp-test-engine \
+      --pidfile /run/onramp-test-engine.pid ||
+    give_up "dockerd does not answer; the ends of its logs stand above"
+  say "Docker engine $(docker version --format '{{.Server.Version}}') answers"
+}
+
+# forget_dead FILE PROGRAM: removes a file that holds the process id of a program which is no more.
+forget_dead() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) || return 0
+  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null && return 0
+  say "removing $1, left by $2 $pid, which is gone"
+  rm -f "$1"
+}
+
+# start_engine LOG OPTION...: starts dockerd and waits until it answers.
+start_engine() {
+  local log=$1 pid deadline=$((SECONDS + 60))
+  shift
+  say "starting dockerd${*:+ $*}, log in $log"
+  rm -f "$state/dockerd.pid"
   # Detached, with every stream of its own: whoever called this must not wait for the engine to end.
   # A file lock or pipe of the caller must not live on in it either.
-  setsid bash -c 'for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -gt 2 ] && eval "exec $n>&-"; done 2>/dev/null
-    echo $$ >"$1/dockerd.pid"; exec dockerd' bring-up "$state" </dev/null >"$state/dockerd.log" 2>&1 &
+  setsid bash -c 'for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -le 2 ] || eval "exec $n>&-"; done
+    echo $$ >"$1"; shift; exec dockerd "$@"' bring-up "$state/dockerd.pid" "$@" </dev/null >"$log" 2>&1 &
   disown
-  local deadline=$((SECONDS + 90))
   until engine_answers; do
-    if [ $SECONDS -ge $deadline ]; then
-      tail -n 20 "$state/dockerd.log" >&2
-      give_up "dockerd does not answer after 90 s; the end of its log stands above"
+    pid=$(cat "$state/dockerd.pid" 2>/dev/null || true)
+    if [ $SECONDS -ge $deadline ] || { [ -n "$pid" ] && ! [ -e "/proc/$pid" ]; }; then
+      say "dockerd does not answer after $((SECONDS - deadline + 60)) s; the end of its log:" >&2
+      tail -n 20 "$log" | sed 's/^/  dockerd: /' >&2
+      stop_engine
+      return 1
     fi
     sleep 0.2
   done
-  say "Docker engine $(docker version --format '{{.Server.Version}}') answers"
 }
 
 stop_engine() {
