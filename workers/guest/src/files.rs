@@ -24,6 +24,7 @@ pub(crate) enum Ask {
     Abandon,
     Delete { paths: Vec<Vec<u8>> },
     Mark,
+    MarkPaths { paths: Vec<Vec<u8>> },
     Changes,
     Get { max_bytes: u64, paths: Vec<Vec<u8>> },
 }
@@ -70,6 +71,7 @@ fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
             Ask::Data(bytes) => step(&mut puts, channel, outward, |put| put.data(&bytes)),
             Ask::Delete { paths } => delete(&tree, &paths).map(|()| true),
             Ask::Mark => tree.mark().map(|()| true).map_err(Refusal::from),
+            Ask::MarkPaths { paths } => mark_paths(&mut tree, &paths).map(|()| true),
             Ask::Changes => tree.changes().map(|changes| tell(changes, channel, outward)).map_err(Refusal::from),
             Ask::Get { max_bytes, paths } => get(&tree, &paths, max_bytes, channel, outward).map(|()| true),
         };
@@ -174,6 +176,14 @@ fn delete(tree: &Tree, paths: &[Vec<u8>]) -> Result<(), Refusal> {
     for path in paths {
         let parsed = named(path, TreePath::parse(path))?;
         named(path, tree.delete(&parsed))?;
+    }
+    Ok(())
+}
+
+fn mark_paths(tree: &mut Tree, paths: &[Vec<u8>]) -> Result<(), Refusal> {
+    for path in paths {
+        let parsed = named(path, TreePath::parse(path))?;
+        named(path, tree.mark_path(path, &parsed))?;
     }
     Ok(())
 }

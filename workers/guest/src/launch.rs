@@ -17,6 +17,8 @@ pub const INSIDE_ID: u32 = 1000;
 pub const WORKSPACE: &str = "/workspace";
 /// The home directory inside.
 pub const HOME: &str = "/home/onramp";
+/// The directory of a box's files that holds all that was written in it: what a base is made of.
+pub const KEPT: &str = "kept";
 /// The host name inside.
 pub const HOST_NAME: &str = "onramp";
 /// The longest specification that a launcher reads, in bytes.
@@ -31,6 +33,13 @@ pub struct Layer {
     pub to: PathBuf,
 }
 
+impl Layer {
+    /// What its changes are called among the files of a box and of a base.
+    pub fn name(&self) -> String {
+        format!("layer{}", self.to.to_string_lossy().replace('/', "_"))
+    }
+}
+
 /// One embedded sandbox to be built.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Launch {
@@ -38,7 +47,7 @@ pub struct Launch {
     pub dir: PathBuf,
     /// The host's user and group behind [`INSIDE_ID`]. `None`: the worker's own, which needs no privilege.
     pub host_id: Option<u32>,
-    /// A prepared directory that the workspace starts from. `None`: it starts empty.
+    /// The directory of a prepared base: what workspace, home and layers start from. `None`: they start empty.
     pub base: Option<PathBuf>,
     /// Directories of the host to show read-only at the same path.
     pub expose: Vec<PathBuf>,

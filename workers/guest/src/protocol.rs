@@ -208,6 +208,11 @@ pub enum ToGuest<'a> {
     },
     /// Remember how the workspace looks.
     Mark,
+    /// Remember how these paths look, and leave the rest of the last mark as it is.
+    MarkPaths {
+        /// Where, relative to the workspace.
+        paths: Vec<Vec<u8>>,
+    },
     /// Tell what looks different: [`ToWorker::Changed`] as often as needed, then [`ToWorker::Done`].
     Changes,
     /// Read files: for each a [`ToWorker::File`] and its data, then [`ToWorker::Done`].
@@ -222,6 +227,8 @@ pub enum ToGuest<'a> {
         /// The port; 0 takes a free one.
         port: u16,
     },
+    /// Answer [`ToWorker::Done`]: is anybody there?
+    Ping,
     /// Kill everything and exit.
     Shutdown,
 }

@@ -255,6 +255,7 @@ impl Guest {
             }
             ToGuest::KillAll => self.kill_all(channel),
             ToGuest::Listen { port } => self.listen(channel, port),
+            ToGuest::Ping => self.outward.send(channel, &ToWorker::Done { value: 0 }),
             ToGuest::Shutdown => end(),
             ToGuest::Put => {
                 self.puts.insert(channel);
@@ -263,6 +264,7 @@ impl Guest {
             ToGuest::File { kind, path } => self.ask_files(channel, Ask::File { kind, path }),
             ToGuest::Delete { paths } => self.ask_files(channel, Ask::Delete { paths }),
             ToGuest::Mark => self.ask_files(channel, Ask::Mark),
+            ToGuest::MarkPaths { paths } => self.ask_files(channel, Ask::MarkPaths { paths }),
             ToGuest::Changes => self.ask_files(channel, Ask::Changes),
             ToGuest::Get { max_bytes, paths } => self.ask_files(channel, Ask::Get { max_bytes, paths }),
             ToGuest::Part(_) => {}

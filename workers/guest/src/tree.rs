@@ -161,6 +161,24 @@ impl Tree {
         Ok(())
     }
 
+    /// Remembers how one path looks now. It is younger than the mark, so it stays a candidate until the next whole mark;
+    /// whoever compares the bytes finds it equal.
+    pub(crate) fn mark_path(&mut self, path: &[u8], parsed: &TreePath) -> Result<(), Reason> {
+        let look = match self.parent(parsed, false) {
+            Ok(parent) => match sys::look(parent.as_fd(), &parsed.name) {
+                Ok(look) => Some(look),
+                Err(error) if is_gone(&error) => None,
+                Err(error) => return Err(reason(error)),
+            },
+            Err(_) => None,
+        };
+        match look.filter(|look| !look.is_directory()) {
+            Some(look) => drop(self.marked.insert(path.to_vec(), look)),
+            None => drop(self.marked.remove(path)),
+        }
+        Ok(())
+    }
+
     /// What looks different from the mark: new, changed, gone. In no order.
     pub(crate) fn changes(&self) -> Result<Vec<(Vec<u8>, Found)>, Reason> {
         let walk = Walk::new(self, Some(&self.nested))?;

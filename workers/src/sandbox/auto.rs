@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tasks::Failure;
 
-use super::{SandboxBackend, SandboxError, SandboxSpec, Started};
+use super::{KeptBase, SandboxBackend, SandboxError, SandboxSpec, Started, docker};
 
 /// Chooses between an engine and the kernel's namespaces for each sandbox.
 #[derive(Debug)]
@@ -19,13 +19,16 @@ pub struct AutoBackend {
     pub namespace: Arc<dyn SandboxBackend>,
 }
 
+impl AutoBackend {
+    fn of(&self, image: Option<&str>) -> &dyn SandboxBackend {
+        if image.is_some() { self.engine.as_ref() } else { self.namespace.as_ref() }
+    }
+}
+
 #[async_trait]
 impl SandboxBackend for AutoBackend {
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
-        match spec.image {
-            Some(_) => self.engine.start(spec).await,
-            None => self.namespace.start(spec).await,
-        }
+        self.of(spec.image.as_deref()).start(spec).await
     }
 
     async fn build_image(&self, context: Bytes, dockerfile: &str, tag: &str) -> Result<String, Failure> {
@@ -37,6 +40,31 @@ impl SandboxBackend for AutoBackend {
             Some(_) => self.engine.could_show_gpus(image).await,
             None => self.namespace.could_show_gpus(image).await,
         }
+    }
+
+    fn environment_key(&self, image: Option<&str>) -> String {
+        self.of(image).environment_key(image)
+    }
+
+    async fn environment(&self, image: Option<&str>) -> Result<String, Failure> {
+        self.of(image).environment(image).await
+    }
+
+    async fn keep(&self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError> {
+        self.of(spec.image.as_deref()).keep(spec, id).await
+    }
+
+    async fn remove_base(&self, base: &KeptBase) -> Result<(), SandboxError> {
+        match base.kind.as_str() {
+            docker::KIND => self.engine.remove_base(base).await,
+            _ => self.namespace.remove_base(base).await,
+        }
+    }
+
+    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
+        let mut bases = self.namespace.bases().await?;
+        bases.extend(self.engine.bases().await?);
+        Ok(bases)
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {

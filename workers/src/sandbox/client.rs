@@ -1,7 +1,10 @@
 //! What can be done with a running sandbox, whatever started it.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,10 +14,11 @@ use tasks::LimitHit;
 use tokio::time::timeout;
 
 use super::{
-    ChangedPath, Command, Exit, FileKind, Found, Limits, Output, SandboxBackend, SandboxError, SandboxSpec, Started,
-    TreeFile,
+    ChangedPath, Command, Exit, FileKind, Found, KeptBase, Limits, Output, SandboxBackend, SandboxError, SandboxSpec,
+    Started, TreeFile,
     conversation::{Channel, Event, Purpose},
     link::Link,
+    pool::Undertaker,
     tunnel::Tunnels,
 };
 
@@ -33,14 +37,17 @@ const MAX_CHANGES_BYTES: u64 = 64 << 20;
 /// Longer lists of paths are asked for in pieces of about this size.
 const LIST_BYTES: usize = 1 << 20;
 
-/// A running sandbox. Dropping it without [`Sandbox::stop`] leaves the box to the sweep.
+/// A running sandbox. Dropping it removes the box off the path when it came from [`super::pool::Sandboxes`]; one that was
+/// started by itself is then left to the sweep, unless [`Sandbox::stop`] is called.
 pub struct Sandbox {
     backend: Arc<dyn SandboxBackend>,
+    undertaker: Option<Undertaker>,
     name: String,
     kind: &'static str,
     environment: String,
     limits: Limits,
     link: Link,
+    is_marked: AtomicBool,
     stopped: bool,
 }
 
@@ -56,9 +63,31 @@ impl std::fmt::Debug for Sandbox {
 impl Sandbox {
     /// Starts a box, greets its guest and checks the versions. What was started and does not greet is stopped again.
     pub async fn start(backend: Arc<dyn SandboxBackend>, spec: &SandboxSpec) -> Result<Self, SandboxError> {
+        Self::start_greeted(backend, spec, None).await
+    }
+
+    /// As [`Sandbox::start`], with somebody who removes the box when it is dropped.
+    pub(super) async fn start_owned(spec: &SandboxSpec, undertaker: &Undertaker) -> Result<Self, SandboxError> {
+        Self::start_greeted(Arc::clone(undertaker.backend()), spec, Some(undertaker.clone())).await
+    }
+
+    async fn start_greeted(
+        backend: Arc<dyn SandboxBackend>,
+        spec: &SandboxSpec,
+        undertaker: Option<Undertaker>,
+    ) -> Result<Self, SandboxError> {
         let Started { stream, kind, environment } = backend.start(spec).await?;
-        let (link, name, limits) = (Link::new(stream), spec.name.clone(), spec.limits.clone());
-        let sandbox = Self { link, backend, name, kind, environment, limits, stopped: false };
+        let sandbox = Self {
+            link: Link::new(stream),
+            limits: spec.limits.clone(),
+            backend,
+            undertaker,
+            name: spec.name.clone(),
+            kind,
+            environment,
+            is_marked: AtomicBool::new(false),
+            stopped: false,
+        };
         match sandbox.greet().await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
@@ -208,7 +237,40 @@ impl Sandbox {
 
     /// Remembers how the workspace looks now.
     pub async fn mark(&self) -> Result<(), SandboxError> {
-        self.ask(&ToGuest::Mark, "look at the workspace").await
+        self.ask(&ToGuest::Mark, "look at the workspace").await?;
+        self.is_marked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the workspace was looked at already: so it is with a box that stood ready.
+    pub fn is_marked(&self) -> bool {
+        self.is_marked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the stream to the guest has ended.
+    pub fn is_lost(&self) -> bool {
+        self.link.is_lost()
+    }
+
+    /// Remembers how these paths look now, and leaves the rest of the last mark as it is: no work where nothing changed.
+    pub async fn mark_paths(&self, paths: Vec<Vec<u8>>) -> Result<(), SandboxError> {
+        for paths in pieces(paths) {
+            self.ask(&ToGuest::MarkPaths { paths }, "look at files").await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the guest whether it is there; it has `limit` to answer.
+    ///
+    /// # Errors
+    /// [`SandboxError::Lost`] when it does not.
+    pub async fn ping(&self, limit: Duration) -> Result<(), SandboxError> {
+        let channel = self.link.open(Purpose::Ask, 0)?;
+        channel.send(&ToGuest::Ping);
+        match self.answer(&channel, limit).await? {
+            Event::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// What looks different from the last mark, sorted by path. Without a mark everything does.
@@ -297,8 +359,27 @@ impl Sandbox {
 
     /// Ends the box and removes all of it.
     pub async fn stop(mut self) -> Result<(), SandboxError> {
+        self.backend.stop(&self.name).await?;
+        self.over();
+        Ok(())
+    }
+
+    /// Ends the box that was started for `spec` and keeps its files as a base. Nothing may run in it any more.
+    ///
+    /// # Errors
+    /// What the backend says; the box is gone then too.
+    pub async fn keep(mut self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError> {
+        let kept = self.backend.keep(spec, id).await?;
+        self.over();
+        Ok(kept)
+    }
+
+    /// Nothing of the box is left.
+    fn over(&mut self) {
         self.stopped = true;
-        self.backend.stop(&self.name).await
+        if let Some(undertaker) = &self.undertaker {
+            undertaker.forget(&self.name);
+        }
     }
 
     // --- answers ---
@@ -354,11 +435,15 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if !self.stopped {
-            tracing::debug!(
+        if self.stopped {
+            return;
+        }
+        match &self.undertaker {
+            Some(undertaker) => undertaker.bury(&self.name),
+            None => tracing::debug!(
                 sandbox.name = self.name,
                 "a sandbox was dropped without being stopped; the sweep removes it"
-            );
+            ),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! This is the only place that knows what a container is.
 
+mod bases;
 mod container;
 mod engine;
 mod facts;
@@ -14,7 +15,7 @@ mod gpu;
 mod images;
 mod stream;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use bollard::{
@@ -38,12 +39,19 @@ pub use self::{
     facts::EngineFacts,
     gpu::explain as explain_gpu_trouble,
 };
-use super::{SandboxBackend, SandboxError, SandboxSpec, Started};
+use super::{KeptBase, SandboxBackend, SandboxError, SandboxSpec, Started, owner::Owner};
 
 /// Marks what belongs to this installation, for the sweep.
 const LABEL_INSTALLATION: &str = "onramp.installation";
 const LABEL_TASK: &str = "onramp.task";
 const LABEL_NAME: &str = "onramp.name";
+/// The process that works with a container: see [`Owner`].
+const LABEL_OWNER: &str = "onramp.owner";
+/// The id of a base, and what it was made from.
+const LABEL_BASE: &str = "onramp.base";
+const LABEL_ENVIRONMENT: &str = "onramp.environment";
+/// What sandboxes and bases of this kind are called.
+pub const KIND: &str = "docker";
 
 /// Starts sandboxes on a Docker engine.
 #[derive(Debug)]
@@ -52,6 +60,8 @@ pub struct DockerBackend {
     host: String,
     default_image: Option<String>,
     installation: String,
+    /// `None`: every container of this installation is this process's own.
+    owner: Option<Arc<Owner>>,
     /// A container must not ask for more than the engine has.
     n_cpus: f64,
     /// The engine limits with control groups of the first generation.
@@ -85,11 +95,33 @@ impl DockerBackend {
             host: host.to_owned(),
             default_image,
             installation: installation.to_owned(),
+            owner: None,
             n_cpus,
             first_cgroups: about.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1),
             runtimes: gpu::of_engine(&about).runtimes,
             runtime: None,
         })
+    }
+
+    /// Tells this process's containers from those of other processes of the same installation.
+    #[must_use]
+    pub fn owned_by(self, owner: Arc<Owner>) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
+    /// The image that a specification means.
+    fn image<'a>(&'a self, image: Option<&'a str>) -> Result<&'a str, Failure> {
+        image.or(self.default_image.as_deref()).ok_or_else(|| {
+            Failure::new(Code::ImageMissing, "No image is named for the sandbox").next(
+                "Name one under [environment] image in `.onramp.toml`, or under [sandbox] image in the configuration.",
+            )
+        })
+    }
+
+    /// Whether a container belongs to another process that lives.
+    fn is_of_another(&self, labels: &HashMap<String, String>) -> bool {
+        let Some(owner) = &self.owner else { return false };
+        labels.get(LABEL_OWNER).is_some_and(|id| id != owner.id() && owner.lives(id))
     }
 
     // --- containers ---
@@ -105,15 +137,15 @@ impl DockerBackend {
     }
 
     /// Puts in what the box needs, attaches, starts: in this order, so that not a byte of the guest is missed.
-    async fn start_created(&self, spec: &SandboxSpec) -> Result<Attached, Failure> {
-        let belongings = belongings(&spec.scope).map_err(Failure::internal)?;
+    async fn start_created(&self, spec: &SandboxSpec, belongings: Option<Bytes>) -> Result<Attached, Failure> {
         let upload = UploadToContainerOptionsBuilder::new().path("/").build();
         let attach =
             AttachContainerOptionsBuilder::new().stdin(true).stdout(true).stderr(true).stream(true).logs(false).build();
-        let (uploaded, attached) = tokio::join!(
-            call(self.engine.upload_to_container(&spec.name, Some(upload), bollard::body_full(belongings))),
-            call(self.engine.attach_container(&spec.name, Some(attach))),
-        );
+        let put_in = async {
+            let Some(belongings) = belongings else { return Ok(()) };
+            call(self.engine.upload_to_container(&spec.name, Some(upload), bollard::body_full(belongings))).await
+        };
+        let (uploaded, attached) = tokio::join!(put_in, call(self.engine.attach_container(&spec.name, Some(attach))));
         uploaded.map_err(|error| self.failure(&error, "The Docker engine cannot put the guest into a sandbox"))?;
         let attached =
             attached.map_err(|error| self.failure(&error, "The Docker engine cannot attach to a sandbox"))?;
@@ -151,15 +183,17 @@ impl SandboxBackend for DockerBackend {
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
-        let image = spec.image.as_deref().or(self.default_image.as_deref()).ok_or_else(|| {
-            Failure::new(Code::ImageMissing, "No image is named for the sandbox").next(
-                "Name one under [environment] image in `.onramp.toml`, or under [sandbox] image in the configuration.",
-            )
-        })?;
-        let environment = self.bring_image(image).await?;
+        let (image, environment, belongings) = match &spec.base {
+            // A base brings its guest and its directories along.
+            Some(base) => (base.kept_as.as_str(), base.environment.clone(), None),
+            None => {
+                let image = self.image(spec.image.as_deref())?;
+                (image, self.bring_image(image).await?, Some(belongings(&spec.scope).map_err(Failure::internal)?))
+            }
+        };
         self.create(spec, image).await?;
-        match self.start_created(spec).await {
-            Ok(attached) => Ok(Started { stream: Box::new(attached), kind: "docker", environment }),
+        match self.start_created(spec, belongings).await {
+            Ok(attached) => Ok(Started { stream: Box::new(attached), kind: KIND, environment }),
             Err(failure) => {
                 if let Err(error) = self.remove(&spec.name).await {
                     tracing::warn!(sandbox.name = spec.name, %error, "a sandbox that did not start was not removed");
@@ -171,6 +205,29 @@ impl SandboxBackend for DockerBackend {
 
     async fn could_show_gpus(&self, _image: Option<&str>) -> Result<(), Failure> {
         gpu::could_show(&self.gpus_of_engine().await?)
+    }
+
+    fn environment_key(&self, image: Option<&str>) -> String {
+        image.or(self.default_image.as_deref()).unwrap_or_default().to_owned()
+    }
+
+    async fn environment(&self, image: Option<&str>) -> Result<String, Failure> {
+        self.bring_image(self.image(image)?).await
+    }
+
+    async fn keep(&self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError> {
+        let environment = self.environment(spec.image.as_deref()).await?;
+        let kept = self.commit(spec, id, environment).await;
+        self.remove(&spec.name).await?;
+        Ok(kept?)
+    }
+
+    async fn remove_base(&self, base: &KeptBase) -> Result<(), SandboxError> {
+        self.remove_image(base).await
+    }
+
+    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
+        Ok(self.kept_images().await?)
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
@@ -185,7 +242,11 @@ impl SandboxBackend for DockerBackend {
             .map_err(|error| self.failure(&error, "The Docker engine cannot list the sandboxes"))?;
         let mut n_removed = 0;
         for container in containers {
-            let name = container.labels.unwrap_or_default().remove(LABEL_NAME).unwrap_or_default();
+            let mut labels = container.labels.unwrap_or_default();
+            if self.is_of_another(&labels) {
+                continue;
+            }
+            let name = labels.remove(LABEL_NAME).unwrap_or_default();
             let Some(id) = container.id.filter(|_| !keep(&name)) else { continue };
             self.remove(&id).await?;
             n_removed += 1;

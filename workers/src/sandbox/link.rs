@@ -67,6 +67,11 @@ impl Link {
         Ok(Channel::new(Arc::clone(&self.shared), id, conversation))
     }
 
+    /// Whether it has ended.
+    pub(super) fn is_lost(&self) -> bool {
+        self.shared.lock().lost.is_some()
+    }
+
     /// Gives the sandbox up.
     pub(super) fn lose(&self, reason: &str) {
         self.shared.lose(reason);

@@ -12,6 +12,8 @@ mod host_tools;
 pub mod isolation;
 mod link;
 pub mod namespace;
+pub mod owner;
+pub mod pool;
 mod tunnel;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -92,6 +94,8 @@ pub struct KeptBase {
     pub kept_as: String,
     /// What it was made from, for the evidence: `rust:1.91@sha256:…`, or `host tools`.
     pub environment: String,
+    /// What it takes on the disk beyond what it was made from.
+    pub n_bytes: u64,
 }
 
 /// The byte stream to and from the guest: its standard input and output.
@@ -125,9 +129,27 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     async fn could_show_gpus(&self, _image: Option<&str>) -> Result<(), Failure> {
         Ok(())
     }
+    /// What boxes from this image (`None`: the default) start in, as far as it is known without asking anybody: part of the
+    /// key under which bases are found.
+    fn environment_key(&self, image: Option<&str>) -> String;
+    /// What boxes from this image start in now, for the evidence: `rust:1.91@sha256:…`.
+    ///
+    /// # Errors
+    /// E012 when the image cannot be had.
+    async fn environment(&self, image: Option<&str>) -> Result<String, Failure>;
+    /// Ends the box that was started for `spec` and keeps its files as the base `id`. Nothing may run in it any more.
+    async fn keep(&self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError>;
+    /// Removes a base. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`SandboxError::Refused`] while a box uses it.
+    async fn remove_base(&self, base: &KeptBase) -> Result<(), SandboxError>;
+    /// Every base that is kept for this installation, known to its records or not.
+    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError>;
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;
-    /// Removes every box of this installation that `keep` does not want. Returns how many.
+    /// Removes every box of this installation that no living process works with, and of this process every one that `keep`
+    /// does not want. Returns how many.
     async fn sweep(&self, keep: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync)) -> Result<usize, SandboxError>;
 }
 

@@ -11,6 +11,7 @@ mod cgroup;
 mod diagnosis;
 mod directory;
 mod guest_program;
+mod keep;
 
 use std::{
     collections::HashMap,
@@ -32,9 +33,11 @@ use tokio::{
 };
 
 use self::{cgroup::ControlGroups, directory::BoxDirectory, guest_program::GuestProgram};
-use super::{HostTools, Limits, SandboxBackend, SandboxError, SandboxSpec, Started};
+use super::{HostTools, KeptBase, Limits, SandboxBackend, SandboxError, SandboxSpec, Started};
 use crate::gpu;
 
+/// What sandboxes and bases of this kind are called.
+pub const KIND: &str = "namespace";
 /// What the evidence says of the environment: there is no image, the host's own tools are used.
 pub const HOST_TOOLS: &str = "host tools";
 
@@ -61,6 +64,8 @@ struct RunningBox {
     /// Open as long as the box shall live.
     stderr: BufReader<ChildStderr>,
     directory: BoxDirectory,
+    /// Held as long as the box lives, so that its base stays.
+    _base: Option<keep::InUse>,
 }
 
 /// What came of a start, for those who ask whether sandboxes work here.
@@ -142,6 +147,16 @@ impl NamespaceBackend {
         })
         .await??;
 
+        let base = match &spec.base {
+            Some(base) => match keep::use_base(&self.root, &base.id) {
+                Ok(base) => Some(base),
+                Err(error) => {
+                    blocking(move || directory.remove()).await?;
+                    return Err(failed("use its base", &error));
+                }
+            },
+            None => None,
+        };
         let launch = self.launch(spec, &directory, &groups, host_id, devices);
         let started = async {
             let mut launcher = self.spawn()?;
@@ -154,7 +169,7 @@ impl NamespaceBackend {
             Ok((Ok(notes), launcher, stdin, stdout, stderr)) => (notes, launcher, stdin, stdout, stderr),
             Ok((Err(error), launcher, stdin, stdout, stderr)) => {
                 drop((stdin, stdout));
-                end(RunningBox { launcher, stderr, directory }).await?;
+                end(RunningBox { launcher, stderr, directory, _base: base }).await?;
                 return Err(error);
             }
             Err(error) => {
@@ -163,7 +178,7 @@ impl NamespaceBackend {
             }
         };
         tracing::debug!(sandbox = %spec.name, enforced = ?groups.enforced, ?notes, "namespace sandbox started");
-        self.boxes.lock().await.insert(spec.name.clone(), RunningBox { launcher, stderr, directory });
+        self.boxes.lock().await.insert(spec.name.clone(), RunningBox { launcher, stderr, directory, _base: base });
         Ok(((stdout, stdin), Facts { enforced: groups.enforced, notes }))
     }
 
@@ -179,7 +194,7 @@ impl NamespaceBackend {
         Launch {
             dir: directory.path().to_owned(),
             host_id,
-            base: None,
+            base: spec.base.as_ref().map(|base| PathBuf::from(&base.kept_as)),
             expose: self.tools.expose.clone(),
             layers: layers.collect(),
             devices,
@@ -213,15 +228,40 @@ impl NamespaceBackend {
 impl SandboxBackend for NamespaceBackend {
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         let ((stdout, stdin), _) = self.start_box(spec).await?;
-        Ok(Started {
-            stream: Box::new(tokio::io::join(stdout, stdin)),
-            kind: "namespace",
-            environment: HOST_TOOLS.to_owned(),
-        })
+        Ok(Started { stream: Box::new(tokio::io::join(stdout, stdin)), kind: KIND, environment: HOST_TOOLS.to_owned() })
     }
 
     async fn build_image(&self, _context: Bytes, dockerfile: &str, _tag: &str) -> Result<String, Failure> {
         self.accepts(&format!("an image built from {dockerfile}")).map(|()| HOST_TOOLS.to_owned())
+    }
+
+    fn environment_key(&self, _image: Option<&str>) -> String {
+        format!("{:?}", self.tools)
+    }
+
+    async fn environment(&self, _image: Option<&str>) -> Result<String, Failure> {
+        Ok(HOST_TOOLS.to_owned())
+    }
+
+    async fn keep(&self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError> {
+        let running = self.boxes.lock().await.remove(&spec.name);
+        let running = running.ok_or_else(|| failed("keep a base", &"there is no such sandbox"))?;
+        let directory = end_processes(running).await?;
+        let (root, id) = (self.root.clone(), id.to_owned());
+        blocking(move || keep::keep(&root, directory, &id)).await
+    }
+
+    async fn remove_base(&self, base: &KeptBase) -> Result<(), SandboxError> {
+        let (root, id) = (self.root.clone(), base.id.clone());
+        match blocking(move || keep::remove(&root, &id)).await? {
+            true => Ok(()),
+            false => Err(SandboxError::Refused { operation: "remove a base", reason: "a sandbox uses it".into() }),
+        }
+    }
+
+    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
+        let root = self.root.clone();
+        blocking(move || keep::all(&root)).await
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
@@ -279,7 +319,13 @@ async fn converse(
 
 /// Ends a box and removes all of it.
 async fn end(running: RunningBox) -> Result<(), SandboxError> {
-    let RunningBox { mut launcher, stderr, directory } = running;
+    let directory = end_processes(running).await?;
+    blocking(move || directory.remove()).await
+}
+
+/// Ends everything that runs in a box and leaves its files.
+async fn end_processes(running: RunningBox) -> Result<BoxDirectory, SandboxError> {
+    let RunningBox { mut launcher, stderr, directory, _base } = running;
     if let Ok(Some(status)) = launcher.try_wait() {
         let mut words = String::new();
         let _ = timeout(STOP_TIMEOUT, stderr.take(MAX_ANSWER).read_to_string(&mut words)).await;
@@ -293,7 +339,7 @@ async fn end(running: RunningBox) -> Result<(), SandboxError> {
             launcher.kill().await.map_err(|error| failed("end the sandbox", &error))?;
         }
     }
-    blocking(move || directory.remove()).await
+    Ok(directory)
 }
 
 impl std::fmt::Display for Facts {

@@ -17,13 +17,14 @@ use std::{
     io::{self, Read, Write},
     mem::ManuallyDrop,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, FromRawFd, RawFd},
         unix::net::UnixStream,
     },
+    path::Path,
 };
 
 use crate::gauges::Gauges;
-use guest::launch::{Answer, HOST_NAME, INSIDE_ID, Launch, Layer};
+use guest::launch::{Answer, HOST_NAME, INSIDE_ID, Launch};
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -67,8 +68,7 @@ pub(crate) fn launch() -> Gauges {
 /// What the first process of a box has to build it from.
 struct Plan {
     launch: Launch,
-    /// For each layer the view in which its owner is the box's user; where it needs none or can have none, nothing.
-    views: Vec<Option<OwnedFd>>,
+    views: root::Views,
     /// To the launcher.
     parent: UnixStream,
 }
@@ -79,8 +79,11 @@ fn fork_inside() -> Result<Plan, Refusal> {
     let mut stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(STDIN) });
     let launch = Launch::read(&mut *stdin).attempt(|| "read what to build".into())?;
     let (child_end, parent_end) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
-    let view = |layer: &Layer| idmap::owner_as(&layer.from, launch.host_id?).ok();
-    let views = launch.layers.iter().map(view).collect();
+    let view = |path: &Path| idmap::owner_as(path, launch.host_id?).ok();
+    let views = root::Views {
+        base: launch.base.as_ref().and_then(|base| view(&base.join("workspace"))),
+        layers: launch.layers.iter().map(|layer| view(&layer.from)).collect(),
+    };
     if launch.host_id.is_none() {
         let own = sys::effective_ids();
         sys::unshare_namespaces(sys::CLONE_NEWUSER).attempt(|| "create a user namespace".into())?;

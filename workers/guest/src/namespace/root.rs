@@ -13,7 +13,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use guest::launch::{HOME, HOST_NAME, INSIDE_ID, Launch, Layer, WORKSPACE};
+use guest::launch::{HOME, HOST_NAME, INSIDE_ID, KEPT, Launch, Layer, WORKSPACE};
 
 use super::{Attempt, Refusal, sys};
 
@@ -57,9 +57,16 @@ const PROC_READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const PROC_HIDDEN: &[&str] =
     &["acpi", "asound", "kcore", "keys", "latency_stats", "scsi", "sched_debug", "timer_list", "timer_stats"];
 
+/// Views of directories of the host in which their owner is the box's user; where one needs none or can have none, nothing.
+pub(super) struct Views {
+    pub(super) base: Option<OwnedFd>,
+    /// One for each layer.
+    pub(super) layers: Vec<Option<OwnedFd>>,
+}
+
 /// Builds the root and moves into it. Returns what had to be weaker than it should be.
-pub(super) fn assemble(launch: &Launch, views: &[Option<OwnedFd>]) -> Result<Vec<String>, Refusal> {
-    let mut root = Root { launch, notes: Vec::new() };
+pub(super) fn assemble(launch: &Launch, views: &Views) -> Result<Vec<String>, Refusal> {
+    let mut root = Root { launch, views, notes: Vec::new() };
     sys::make_private().attempt(|| "separate the mounts from the host's".into())?;
     let top = launch.dir.join("root");
     tmpfs(&top, "mode=0755,size=16m")?;
@@ -72,7 +79,7 @@ pub(super) fn assemble(launch: &Launch, views: &[Option<OwnedFd>]) -> Result<Vec
     root.make_temporary()?;
     root.make_home_and_workspace()?;
     root.show_tools()?;
-    root.show_layers(views)?;
+    root.show_layers()?;
 
     sys::pivot_here().attempt(|| "leave the host's root".into())?;
     sys::seal_root().attempt(|| "make the root read-only".into())?;
@@ -82,6 +89,7 @@ pub(super) fn assemble(launch: &Launch, views: &[Option<OwnedFd>]) -> Result<Vec
 /// The root while it is built: the current directory.
 struct Root<'a> {
     launch: &'a Launch,
+    views: &'a Views,
     notes: Vec<String>,
 }
 
@@ -203,27 +211,48 @@ impl Root<'_> {
     }
 
     fn make_home_and_workspace(&mut self) -> Result<(), Refusal> {
-        let (home, workspace) = (inside(Path::new(HOME)), inside(Path::new(WORKSPACE)));
-        make_parents(&home)?;
-        make_dir(&home)?;
-        let own_home = self.own_dir("home")?;
-        sys::bind(&own_home, &home, WRITABLE).attempt(|| format!("show {HOME}"))?;
-
-        make_dir(&workspace)?;
-        let empty = match &self.launch.base {
-            Some(_) => None,
-            None => Some(self.own_dir("base")?),
-        };
-        let lower = self.launch.base.as_ref().or(empty.as_ref()).expect("one of the two");
-        let (upper, work) = (self.own_dir("upper")?, self.own_dir("work")?);
-        let Err(error) = overlay(lower, &upper, &work, &workspace, self.launch.host_id.is_none()) else {
-            return Ok(());
-        };
-        if self.launch.base.is_some() {
-            return Err(error).attempt(|| "lay the workspace over its base".into());
+        make_parents(&inside(Path::new(HOME)))?;
+        self.own_dir(KEPT)?;
+        for (name, path) in [("home", HOME), ("workspace", WORKSPACE)] {
+            let target = inside(Path::new(path));
+            make_dir(&target)?;
+            let (upper, work) = self.changes(name)?;
+            let lower = match self.kept(name)? {
+                Some(kept) => kept,
+                None => self.own_dir(&format!("{name}-empty"))?,
+            };
+            let Err(error) = overlay(&[&lower], &upper, &work, &target, self.launch.host_id.is_none()) else {
+                continue;
+            };
+            if self.launch.base.is_some() {
+                return Err(error).attempt(|| format!("lay {path} over its base"));
+            }
+            self.notes.push(format!("{path} is a plain directory, because no overlay can be mounted ({error})"));
+            sys::bind(&upper, &target, WRITABLE).attempt(|| format!("show {path}"))?;
         }
-        self.notes.push(format!("the workspace is a plain directory, because no overlay can be mounted ({error})"));
-        sys::bind(&upper, &workspace, WRITABLE).attempt(|| format!("show {WORKSPACE}"))
+        Ok(())
+    }
+
+    /// Where what is written is kept, and what the kernel needs beside it.
+    fn changes(&self, name: &str) -> Result<(PathBuf, PathBuf), Refusal> {
+        Ok((self.own_dir(&format!("{KEPT}/{name}"))?, self.own_dir(&format!("{name}-work"))?))
+    }
+
+    /// What the base keeps under this name, as the box's user sees it. `None`: there is no base, or nothing of that in it.
+    fn kept(&self, name: &str) -> Result<Option<PathBuf>, Refusal> {
+        let Some(kept) = self.launch.base.as_ref().map(|base| base.join(name)).filter(|kept| kept.is_dir()) else {
+            return Ok(None);
+        };
+        if self.launch.host_id.is_none() {
+            return Ok(Some(kept));
+        }
+        let Some(view) = &self.views.base else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported))
+                .attempt(|| "translate the owner of the base".into());
+        };
+        let lower = self.own_dir(&format!("{name}-lower"))?;
+        sys::bind_translated(&kept, &lower, view).attempt(|| "show the base".into())?;
+        Ok(Some(lower))
     }
 
     /// The tools that the worker named: read-only at their own path, or with changes kept in the box.
@@ -243,14 +272,15 @@ impl Root<'_> {
 
     /// Caches are there to save time: one that cannot be written to would break what it should speed up, so it is left
     /// out instead.
-    fn show_layers(&mut self, views: &[Option<OwnedFd>]) -> Result<(), Refusal> {
-        let layers = self.launch.layers.iter().zip(views).enumerate();
-        for (n, (layer, view)) in layers.filter(|(_, (layer, _))| layer.from.is_dir()) {
+    fn show_layers(&mut self) -> Result<(), Refusal> {
+        let (launch, views) = (self.launch, self.views);
+        let layers = launch.layers.iter().zip(&views.layers);
+        for (layer, view) in layers.filter(|(layer, _)| layer.from.is_dir()) {
             let target = inside(&layer.to);
             self.make_owned_parents(&layer.to)?;
             fs::create_dir_all(&target).attempt(|| format!("create {}", layer.to.display()))?;
             self.give_away(&target)?;
-            if let Err(error) = self.lay_over(n, layer, view.as_ref(), &target)? {
+            if let Err(error) = self.lay_over(layer, view.as_ref(), &target)? {
                 self.notes
                     .push(format!("{} starts empty, because no overlay can be mounted ({error})", layer.to.display()));
             }
@@ -258,22 +288,24 @@ impl Root<'_> {
         Ok(())
     }
 
-    fn lay_over(
-        &self,
-        n: usize,
-        layer: &Layer,
-        view: Option<&OwnedFd>,
-        target: &Path,
-    ) -> Result<io::Result<()>, Refusal> {
-        let (upper, work) = (self.own_dir(&format!("layer-{n}"))?, self.own_dir(&format!("layer-{n}-work"))?);
+    fn lay_over(&self, layer: &Layer, view: Option<&OwnedFd>, target: &Path) -> Result<io::Result<()>, Refusal> {
+        let name = layer.name();
+        let (upper, work) = self.changes(&name)?;
         let unprivileged = self.launch.host_id.is_none();
-        if unprivileged {
-            return Ok(overlay(&layer.from, &upper, &work, target, unprivileged));
-        }
-        let Some(view) = view else { return Ok(Err(io::ErrorKind::Unsupported.into())) };
-        let lower = self.own_dir(&format!("layer-{n}-lower"))?;
-        let translated = sys::bind_translated(&layer.from, &lower, view);
-        Ok(translated.and_then(|()| overlay(&lower, &upper, &work, target, unprivileged)))
+        let host = match view {
+            _ if unprivileged => layer.from.clone(),
+            None => return Ok(Err(io::ErrorKind::Unsupported.into())),
+            Some(view) => {
+                let lower = self.own_dir(&format!("{name}-host"))?;
+                if let Err(error) = sys::bind_translated(&layer.from, &lower, view) {
+                    return Ok(Err(error));
+                }
+                lower
+            }
+        };
+        let kept = self.kept(&name)?;
+        let lowers: Vec<&Path> = kept.iter().chain([&host]).map(PathBuf::as_path).collect();
+        Ok(overlay(&lowers, &upper, &work, target, unprivileged))
     }
 
     /// A directory of the box, made when it is not there, that belongs to the user inside.
@@ -362,12 +394,14 @@ fn matches(dir: &Path, pattern: &str) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).map(|entry| entry.path()).collect()
 }
 
-/// Mounts `lower` with its changes kept in `upper`. The paths go in as descriptors: no name can be taken for an option,
-/// and programs inside cannot read from their list of mounts where the box lies.
-fn overlay(lower: &Path, upper: &Path, work: &Path, target: &Path, unprivileged: bool) -> io::Result<()> {
-    let (lower, upper, work) = (File::open(lower)?, File::open(upper)?, File::open(work)?);
+/// Mounts `lowers`, the first one on top, with their changes kept in `upper`. The paths go in as descriptors: no name can
+/// be taken for an option, and programs inside cannot read from their list of mounts where the box lies.
+fn overlay(lowers: &[&Path], upper: &Path, work: &Path, target: &Path, unprivileged: bool) -> io::Result<()> {
+    let lowers = lowers.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+    let (upper, work) = (File::open(upper)?, File::open(work)?);
     let path = |dir: &File| format!("/proc/self/fd/{}", dir.as_raw_fd());
-    let dirs = format!("lowerdir={},upperdir={},workdir={}", path(&lower), path(&upper), path(&work));
+    let lower = lowers.iter().map(path).collect::<Vec<_>>().join(":");
+    let dirs = format!("lowerdir={lower},upperdir={},workdir={}", path(&upper), path(&work));
     let xattr = if unprivileged { ",userxattr" } else { "" };
     let flags = sys::MS_NOSUID | sys::MS_NODEV;
     // A box does not outlive a crash, so nothing in it has to reach the disk; older kernels do not know the word.

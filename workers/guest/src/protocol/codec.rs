@@ -20,6 +20,8 @@ mod kind {
     pub(super) const GET: u8 = 0x0f;
     pub(super) const LISTEN: u8 = 0x10;
     pub(super) const SHUTDOWN: u8 = 0x11;
+    pub(super) const PING: u8 = 0x12;
+    pub(super) const MARK_PATHS: u8 = 0x13;
     pub(super) const STDOUT: u8 = 0x21;
     pub(super) const STDERR: u8 = 0x22;
     pub(super) const EXIT: u8 = 0x23;
@@ -68,6 +70,10 @@ impl<'a> ToGuest<'a> {
                 kind::DELETE
             }
             Self::Mark => kind::MARK,
+            Self::MarkPaths { paths } => {
+                put_list(&mut body, paths);
+                kind::MARK_PATHS
+            }
             Self::Changes => kind::CHANGES,
             Self::Get { max_bytes, paths } => {
                 body.extend_from_slice(&max_bytes.to_le_bytes());
@@ -78,6 +84,7 @@ impl<'a> ToGuest<'a> {
                 body.extend_from_slice(&port.to_le_bytes());
                 kind::LISTEN
             }
+            Self::Ping => kind::PING,
             Self::Shutdown => kind::SHUTDOWN,
         };
         let mut rest = body.as_slice();
@@ -108,9 +115,11 @@ impl<'a> ToGuest<'a> {
             }
             kind::DELETE => Self::Delete { paths: body.list()? },
             kind::MARK => Self::Mark,
+            kind::MARK_PATHS => Self::MarkPaths { paths: body.list()? },
             kind::CHANGES => Self::Changes,
             kind::GET => Self::Get { max_bytes: body.u64()?, paths: body.list()? },
             kind::LISTEN => Self::Listen { port: u16::from_le_bytes(body.array()?) },
+            kind::PING => Self::Ping,
             kind::SHUTDOWN => Self::Shutdown,
             _ => return Err(Malformed("a kind that no worker sends")),
         };

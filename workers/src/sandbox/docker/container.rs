@@ -9,7 +9,7 @@ use bollard::models::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{DockerBackend, LABEL_INSTALLATION, LABEL_NAME, LABEL_TASK};
+use super::{DockerBackend, LABEL_INSTALLATION, LABEL_NAME, LABEL_OWNER, LABEL_TASK};
 use crate::sandbox::{GUEST, HOME, SandboxSpec, WORKSPACE};
 
 /// The users that sandboxes run as: numbers that no system gives to a person or a program of its own, and that are small
@@ -32,6 +32,7 @@ impl DockerBackend {
     pub(super) fn container(&self, spec: &SandboxSpec, image: &str) -> ContainerCreateBody {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let mut labels = HashMap::from([label(LABEL_INSTALLATION, &self.installation), label(LABEL_NAME, &spec.name)]);
+        labels.extend(self.owner.as_ref().map(|owner| label(LABEL_OWNER, owner.id())));
         labels.extend(spec.task.map(|task| label(LABEL_TASK, &task.to_string())));
         ContainerCreateBody {
             image: Some(image.to_owned()),

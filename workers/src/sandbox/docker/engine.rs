@@ -138,9 +138,16 @@ impl Trouble {
 }
 
 pub(super) async fn call<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
-    match timeout(CALL_TIMEOUT, future).await {
+    call_within(CALL_TIMEOUT, future).await
+}
+
+pub(super) async fn call_within<T>(
+    limit: Duration,
+    future: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Trouble> {
+    match timeout(limit, future).await {
         Ok(result) => result.map_err(Trouble::Engine),
-        Err(_) => Err(Trouble::Slow(CALL_TIMEOUT)),
+        Err(_) => Err(Trouble::Slow(limit)),
     }
 }
 

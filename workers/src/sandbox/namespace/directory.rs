@@ -128,7 +128,7 @@ fn remove_all(root: &Path, name: &str, groups: &[PathBuf]) -> io::Result<()> {
 }
 
 /// Removes a tree, directories that were closed to their owner too. Nothing runs in it any more.
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -156,7 +156,7 @@ fn lock_path(root: &Path, name: &str) -> PathBuf {
 }
 
 /// A name becomes a directory and a control group; it must not lead anywhere else.
-fn check_name(name: &str) -> io::Result<()> {
+pub(super) fn check_name(name: &str) -> io::Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if !name.is_empty() && name.len() <= 200 && name.bytes().all(plain) {
         return Ok(());

@@ -1,0 +1,399 @@
+//! All boxes of this process: started when they are asked for or a little before, and removed when they are let go of.
+//!
+//! A box is used once. Those for a prepared base can stand ready: started, greeted and marked before anybody asks, so that
+//! a claim costs a round trip instead of a start. How many stand ready follows from what was asked for lately, and none
+//! does when nothing was. Filling gives way to tasks that wait for a start of their own.
+//!
+//! Whoever drops a [`Sandbox`] has nothing to wait for: its box is removed off the path, with patience.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tasks::Failure;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Sandbox, SandboxBackend, SandboxError, SandboxSpec};
+
+/// How long a box that stands ready has to say that it still does.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often the pool looks at itself when nothing happens.
+const TICK: Duration = Duration::from_secs(10);
+/// After a start that failed nothing is started ahead for so long, for the same kind of box.
+const BACKOFF: Duration = Duration::from_secs(30);
+/// What the backend may take to remove a box, and how often it is asked.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_ATTEMPTS: u32 = 5;
+/// Starts that run at the same time: more only make each other slower.
+const STARTS_AT_ONCE: usize = 16;
+
+/// How many boxes may stand ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// In all. 0: none is started ahead.
+    pub max_warm: usize,
+    /// For each base that was asked for within `idle`.
+    pub min_warm: usize,
+    /// A base that nobody asked for so long has none.
+    pub idle: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self { max_warm: 4, min_warm: 0, idle: Duration::from_secs(15 * 60) }
+    }
+}
+
+/// What happened so far, and what is there now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Boxes that stood ready when they were asked for.
+    pub n_hits: u64,
+    /// Boxes that had to be started.
+    pub n_misses: u64,
+    /// Boxes that stand ready.
+    pub n_warm: usize,
+    /// Boxes of this process, all together.
+    pub n_boxes: usize,
+}
+
+/// All boxes of this process.
+#[derive(Debug)]
+pub struct Sandboxes {
+    backend: Arc<dyn SandboxBackend>,
+    options: PoolOptions,
+    undertaker: Undertaker,
+    pools: Mutex<BTreeMap<String, Pool>>,
+    starts: Semaphore,
+    /// Tasks that wait for a start.
+    n_waiting: AtomicUsize,
+    /// Something was claimed, or nobody waits any more.
+    changed: Notify,
+    closing: CancellationToken,
+    n_named: AtomicU64,
+    /// Makes names of this process differ from those of another one.
+    prefix: String,
+    n_hits: AtomicU64,
+    n_misses: AtomicU64,
+}
+
+/// The boxes of one kind that stand ready.
+#[derive(Debug)]
+struct Pool {
+    spec: SandboxSpec,
+    warm: Vec<Sandbox>,
+    /// When boxes were asked for, within the idle time.
+    claims: VecDeque<Instant>,
+    failed_at: Option<Instant>,
+}
+
+/// Removes boxes whose owners let go of them.
+#[derive(Debug, Clone)]
+pub(super) struct Undertaker {
+    backend: Arc<dyn SandboxBackend>,
+    work: TaskTracker,
+    live: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Sandboxes {
+    /// Boxes of this backend. Nothing is started ahead unless [`Sandboxes::run`] runs.
+    pub fn new(backend: Arc<dyn SandboxBackend>, options: PoolOptions) -> Arc<Self> {
+        let undertaker = Undertaker { backend: Arc::clone(&backend), work: TaskTracker::new(), live: Arc::default() };
+        Arc::new(Self {
+            backend,
+            options,
+            undertaker,
+            pools: Mutex::default(),
+            starts: Semaphore::new(STARTS_AT_ONCE),
+            n_waiting: AtomicUsize::new(0),
+            changed: Notify::new(),
+            closing: CancellationToken::new(),
+            n_named: AtomicU64::new(0),
+            prefix: format!("onramp-warm-{:x}-{:x}", std::process::id(), now_nanos()),
+            n_hits: AtomicU64::new(0),
+            n_misses: AtomicU64::new(0),
+        })
+    }
+
+    /// Who starts the boxes.
+    pub fn backend(&self) -> &Arc<dyn SandboxBackend> {
+        &self.backend
+    }
+
+    /// A box as specified: one that stands ready, or else a new one. A start goes on when this is dropped, and its box is
+    /// then removed.
+    ///
+    /// # Errors
+    /// What the backend says, and [`SandboxError::Lost`] when everything is being closed.
+    pub async fn open(self: &Arc<Self>, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
+        while let Some(sandbox) = self.claim(spec) {
+            match sandbox.ping(PING_TIMEOUT).await {
+                Ok(()) => {
+                    self.n_hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(sandbox);
+                }
+                Err(error) => tracing::debug!(sandbox = ?sandbox, %error, "a box that stood ready does not any more"),
+            }
+        }
+        self.n_misses.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting::new(self);
+        self.start(spec.clone()).await
+    }
+
+    /// Takes a box that stands ready, and remembers that one was asked for.
+    fn claim(&self, spec: &SandboxSpec) -> Option<Sandbox> {
+        if !self.may_stand_ready(spec) {
+            return None;
+        }
+        let mut pools = self.lock();
+        let pool = pools.entry(key(spec)).or_insert_with(|| Pool::new(spec));
+        let sandbox = pool.warm.pop();
+        // One question is one claim, however many boxes turn out to be dead.
+        if pool.claims.back().is_none_or(|last| last.elapsed() > Duration::ZERO) {
+            pool.claims.push_back(Instant::now());
+        }
+        drop(pools);
+        self.changed.notify_one();
+        sandbox
+    }
+
+    fn may_stand_ready(&self, spec: &SandboxSpec) -> bool {
+        self.options.max_warm > 0 && spec.base.is_some()
+    }
+
+    /// Says that boxes like this will be asked for soon.
+    pub fn expect(&self, spec: &SandboxSpec) {
+        if self.may_stand_ready(spec) {
+            self.lock().entry(key(spec)).or_insert_with(|| Pool::new(spec)).claims.push_back(Instant::now());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the boxes that stand ready on this base; no new one is started ahead until somebody asks. What was asked of
+    /// it is returned, to be expected of its successor.
+    pub fn retire(&self, base_id: &str) -> Vec<SandboxSpec> {
+        let mut retired = Vec::new();
+        self.lock().retain(|_, pool| {
+            let goes = pool.spec.base.as_ref().is_some_and(|base| base.id == base_id);
+            if goes {
+                retired.push((pool.spec.clone(), std::mem::take(&mut pool.warm)));
+            }
+            !goes
+        });
+        retired.into_iter().map(|(spec, _warm)| spec).collect()
+    }
+
+    async fn start(self: &Arc<Self>, spec: SandboxSpec) -> Result<Sandbox, SandboxError> {
+        if self.closing.is_cancelled() {
+            return Err(SandboxError::Lost("Onramp is shutting down".into()));
+        }
+        let undertaker = self.undertaker.clone();
+        let this = Arc::clone(self);
+        let started = self.undertaker.work.spawn(async move {
+            let _place = this.starts.acquire().await;
+            undertaker.lock().insert(spec.name.clone());
+            let started = Sandbox::start_owned(&spec, &undertaker).await;
+            if started.is_err() {
+                undertaker.lock().remove(&spec.name);
+            }
+            started
+        });
+        started.await.unwrap_or_else(|error| Err(Failure::internal(error).into()))
+    }
+
+    /// Starts boxes ahead and ends those that nobody asks for, until everything is closed.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let changed = self.changed.notified();
+            if self.fill_once(Instant::now()).await {
+                continue;
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = changed => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Ends what is too much and starts one box that is missing. True when there may be more to do.
+    pub async fn fill_once(self: &Arc<Self>, now: Instant) -> bool {
+        let Some(mut spec) = self.most_wanted(now) else { return false };
+        let key = key(&spec);
+        spec.name = format!("{}-{}", self.prefix, self.n_named.fetch_add(1, Ordering::Relaxed));
+        spec.task = None;
+        let ready = async {
+            let sandbox = self.start(spec).await?;
+            sandbox.mark().await?;
+            Ok::<_, SandboxError>(sandbox)
+        };
+        let ready = ready.await;
+        // A pool that was retired meanwhile does not want it any more: it is dropped, and so removed.
+        match (ready, self.lock().get_mut(&key)) {
+            (Ok(sandbox), Some(pool)) if !self.closing.is_cancelled() => pool.warm.push(sandbox),
+            (Ok(_), _) | (Err(_), None) => {}
+            (Err(error), Some(pool)) => {
+                tracing::warn!(%error, "a box could not be started ahead");
+                pool.failed_at = Some(Instant::now());
+            }
+        }
+        true
+    }
+
+    /// The kind of box that is missed most, after those were ended that are too many.
+    fn most_wanted(&self, now: Instant) -> Option<SandboxSpec> {
+        let mut left = self.options.max_warm;
+        let mut wanted: Option<(usize, SandboxSpec)> = None;
+        let mut surplus = Vec::new();
+        let mut pools = self.lock();
+        let idle = self.options.idle;
+        pools.retain(|_, pool| {
+            while pool.claims.front().is_some_and(|at| now.saturating_duration_since(*at) > idle) {
+                pool.claims.pop_front();
+            }
+            let goes = pool.claims.is_empty();
+            if goes {
+                surplus.append(&mut pool.warm);
+            }
+            !goes
+        });
+        let mut by_demand: Vec<&mut Pool> = pools.values_mut().collect();
+        by_demand.sort_by_key(|pool| std::cmp::Reverse(pool.claims.len()));
+        for pool in by_demand {
+            pool.warm.retain(|sandbox| !sandbox.is_lost());
+            let target = pool.claims.len().max(self.options.min_warm).min(left);
+            left -= target;
+            surplus.extend(pool.warm.drain(target.min(pool.warm.len())..));
+            let n_missing = target - pool.warm.len();
+            let rests = pool.failed_at.is_some_and(|at| now.saturating_duration_since(at) < BACKOFF);
+            if n_missing > 0 && !rests && wanted.as_ref().is_none_or(|(most, _)| n_missing > *most) {
+                wanted = Some((n_missing, pool.spec.clone()));
+            }
+        }
+        drop(pools);
+        drop(surplus);
+        let may_start = self.n_waiting.load(Ordering::Acquire) == 0 && !self.closing.is_cancelled();
+        wanted.filter(|_| may_start).map(|(_, spec)| spec)
+    }
+
+    /// Removes what dead processes of this installation left, and what of this one nobody holds. Returns how many boxes.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn sweep(&self) -> Result<usize, SandboxError> {
+        let live = Arc::clone(&self.undertaker.live);
+        let holds = move |name: &str| live.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
+        self.backend.sweep(&holds).await
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> PoolStats {
+        PoolStats {
+            n_hits: self.n_hits.load(Ordering::Relaxed),
+            n_misses: self.n_misses.load(Ordering::Relaxed),
+            n_warm: self.lock().values().map(|pool| pool.warm.len()).sum(),
+            n_boxes: self.undertaker.lock().len(),
+        }
+    }
+
+    /// Waits until every start and every removal at hand has ended.
+    pub async fn settle(&self) {
+        self.undertaker.work.close();
+        self.undertaker.work.wait().await;
+        self.undertaker.work.reopen();
+    }
+
+    /// Starts nothing any more, ends what stands ready, and waits until every box that was let go of is gone.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        drop(std::mem::take(&mut *self.lock()));
+        self.settle().await;
+        // What was being started ahead meanwhile.
+        drop(std::mem::take(&mut *self.lock()));
+        self.settle().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    fn new(spec: &SandboxSpec) -> Self {
+        Self { spec: spec.clone(), warm: Vec::new(), claims: VecDeque::new(), failed_at: None }
+    }
+}
+
+/// What makes two boxes alike: everything but whom they work for.
+fn key(spec: &SandboxSpec) -> String {
+    let SandboxSpec { name: _, task: _, scope, image, base, limits } = spec;
+    format!("{scope} {image:?} {:?} {limits:?}", base.as_ref().map(|base| &base.id))
+}
+
+/// A task that waits for a start: nothing is started ahead meanwhile.
+struct Waiting<'a>(&'a Sandboxes);
+
+impl<'a> Waiting<'a> {
+    fn new(sandboxes: &'a Sandboxes) -> Self {
+        sandboxes.n_waiting.fetch_add(1, Ordering::AcqRel);
+        Self(sandboxes)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.0.n_waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl Undertaker {
+    pub(super) fn backend(&self) -> &Arc<dyn SandboxBackend> {
+        &self.backend
+    }
+
+    /// Removes a box, off the path. What cannot be removed is left to the sweep.
+    pub(super) fn bury(&self, name: &str) {
+        let (this, name) = (self.clone(), name.to_owned());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.forget(&name) };
+        self.work.spawn_on(
+            async move {
+                for attempt in 1..=STOP_ATTEMPTS {
+                    match tokio::time::timeout(STOP_TIMEOUT, this.backend.stop(&name)).await {
+                        Ok(Ok(())) => break,
+                        Ok(Err(error)) => tracing::debug!(sandbox.name = name, attempt, %error, "a box stays"),
+                        Err(_) => tracing::debug!(sandbox.name = name, attempt, "a box takes long to end"),
+                    }
+                    if attempt == STOP_ATTEMPTS {
+                        tracing::warn!(sandbox.name = name, "a box could not be removed and is left to the sweep");
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                    }
+                }
+                this.forget(&name);
+            },
+            &runtime,
+        );
+    }
+
+    /// The box is gone.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "makes a name unlike that of an earlier process, and tells no time")]
+fn now_nanos() -> u32 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
+}
