@@ -131,21 +131,34 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     }
     /// What boxes from this image (`None`: the default) start in, as far as it is known without asking anybody: part of the
     /// key under which bases are found.
-    fn environment_key(&self, image: Option<&str>) -> String;
+    fn environment_key(&self, image: Option<&str>) -> String {
+        image.unwrap_or_default().to_owned()
+    }
     /// What boxes from this image start in now, for the evidence: `rust:1.91@sha256:…`.
     ///
     /// # Errors
     /// E012 when the image cannot be had.
-    async fn environment(&self, image: Option<&str>) -> Result<String, Failure>;
+    async fn environment(&self, image: Option<&str>) -> Result<String, Failure> {
+        Ok(image.unwrap_or_default().to_owned())
+    }
     /// Ends the box that was started for `spec` and keeps its files as the base `id`. Nothing may run in it any more.
-    async fn keep(&self, spec: &SandboxSpec, id: &str) -> Result<KeptBase, SandboxError>;
+    ///
+    /// # Errors
+    /// [`SandboxError::Refused`] by a backend that keeps none.
+    async fn keep(&self, _spec: &SandboxSpec, _id: &str) -> Result<KeptBase, SandboxError> {
+        Err(SandboxError::Refused { operation: "keep a base", reason: "this kind of sandbox keeps none".into() })
+    }
     /// Removes a base. Safe to repeat.
     ///
     /// # Errors
     /// [`SandboxError::Refused`] while a box uses it.
-    async fn remove_base(&self, base: &KeptBase) -> Result<(), SandboxError>;
+    async fn remove_base(&self, _base: &KeptBase) -> Result<(), SandboxError> {
+        Ok(())
+    }
     /// Every base that is kept for this installation, known to its records or not.
-    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError>;
+    async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
+        Ok(Vec::new())
+    }
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;
     /// Removes every box of this installation that no living process works with, and of this process every one that `keep`

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tasks::Failure;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Sandbox, SandboxBackend, SandboxError, SandboxSpec};
@@ -132,13 +132,14 @@ impl Sandboxes {
     /// # Errors
     /// What the backend says, and [`SandboxError::Lost`] when everything is being closed.
     pub async fn open(self: &Arc<Self>, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
+        self.expect(spec);
         while let Some(sandbox) = self.claim(spec) {
             match sandbox.ping(PING_TIMEOUT).await {
                 Ok(()) => {
                     self.n_hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(sandbox);
                 }
-                Err(error) => tracing::debug!(sandbox = ?sandbox, %error, "a box that stood ready does not any more"),
+                Err(error) => tracing::debug!(?sandbox, %error, "a box that stood ready does not any more"),
             }
         }
         self.n_misses.fetch_add(1, Ordering::Relaxed);
@@ -146,21 +147,9 @@ impl Sandboxes {
         self.start(spec.clone()).await
     }
 
-    /// Takes a box that stands ready, and remembers that one was asked for.
+    /// Takes a box that stands ready.
     fn claim(&self, spec: &SandboxSpec) -> Option<Sandbox> {
-        if !self.may_stand_ready(spec) {
-            return None;
-        }
-        let mut pools = self.lock();
-        let pool = pools.entry(key(spec)).or_insert_with(|| Pool::new(spec));
-        let sandbox = pool.warm.pop();
-        // One question is one claim, however many boxes turn out to be dead.
-        if pool.claims.back().is_none_or(|last| last.elapsed() > Duration::ZERO) {
-            pool.claims.push_back(Instant::now());
-        }
-        drop(pools);
-        self.changed.notify_one();
-        sandbox
+        self.lock().get_mut(&key(spec))?.warm.pop()
     }
 
     fn may_stand_ready(&self, spec: &SandboxSpec) -> bool {
@@ -195,16 +184,18 @@ impl Sandboxes {
         }
         let undertaker = self.undertaker.clone();
         let this = Arc::clone(self);
-        let started = self.undertaker.work.spawn(async move {
+        let (answer, started) = oneshot::channel();
+        self.undertaker.work.spawn(async move {
             let _place = this.starts.acquire().await;
             undertaker.lock().insert(spec.name.clone());
             let started = Sandbox::start_owned(&spec, &undertaker).await;
             if started.is_err() {
-                undertaker.lock().remove(&spec.name);
+                undertaker.forget(&spec.name);
             }
-            started
+            // When nobody waits any more it is dropped here, while this start still counts as work at hand.
+            drop(answer.send(started));
         });
-        started.await.unwrap_or_else(|error| Err(Failure::internal(error).into()))
+        started.await.unwrap_or_else(|_| Err(Failure::internal("the start of a sandbox ended in a panic").into()))
     }
 
     /// Starts boxes ahead and ends those that nobody asks for, until everything is closed.

@@ -1,5 +1,6 @@
 //! What every backend's sandboxes must do. A backend's module calls `for_each_behaviour!` with a function that returns it.
 
+pub(crate) mod bases;
 pub(crate) mod commands;
 pub(crate) mod files;
 pub(crate) mod flow;
@@ -41,6 +42,13 @@ macro_rules! for_each_behaviour {
                 names_may_be_any_bytes
                 paths_cannot_leave_the_workspace
                 get_is_bounded
+            }
+            bases {
+                a_box_starts_with_all_that_its_base_keeps
+                a_base_stays_while_a_box_uses_it
+                single_paths_can_be_marked
+                boxes_stand_ready_for_those_who_ask_again
+                a_start_that_was_given_up_leaves_nothing
             }
             flow {
                 a_flood_of_output_holds_up_nobody
