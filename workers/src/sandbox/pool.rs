@@ -153,7 +153,8 @@ impl Sandboxes {
     }
 
     fn may_stand_ready(&self, spec: &SandboxSpec) -> bool {
-        self.options.max_warm > 0 && spec.base.is_some()
+        // A lent GPU belongs to one task.
+        self.options.max_warm > 0 && spec.base.is_some() && spec.gpus.is_empty()
     }
 
     /// Says that boxes like this will be asked for soon.
@@ -323,8 +324,8 @@ impl Pool {
 
 /// What makes two boxes alike: everything but whom they work for.
 fn key(spec: &SandboxSpec) -> String {
-    let SandboxSpec { name: _, task: _, scope, image, base, limits } = spec;
-    format!("{scope} {image:?} {:?} {limits:?}", base.as_ref().map(|base| &base.id))
+    let SandboxSpec { name: _, task: _, scope, image, base, limits, gpus } = spec;
+    format!("{scope} {image:?} {:?} {limits:?} {gpus:?}", base.as_ref().map(|base| &base.id))
 }
 
 /// A task that waits for a start: nothing is started ahead meanwhile.
@@ -384,7 +385,6 @@ impl Undertaker {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "makes a name unlike that of an earlier process, and tells no time")]
 fn now_nanos() -> u32 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
 }

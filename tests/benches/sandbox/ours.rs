@@ -1,0 +1,226 @@
+//! Ours: a repository of many files, a base of it on each backend, and claims.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tasks::CommitSha;
+use tokio::process::Command as Program;
+use workers::{
+    checkout::{Mirror, Remote},
+    sandbox::{
+        Command, HostTools, KeptBase, Limits, Output, Sandbox, SandboxBackend, SandboxSpec, TreeFile,
+        docker::DockerBackend,
+        namespace::NamespaceBackend,
+        pool::{PoolOptions, Sandboxes},
+    },
+};
+
+use crate::baseline::IMAGE;
+
+/// What every box and every container here may take.
+pub(crate) fn limits() -> Limits {
+    Limits { cpus: 1.0, memory_bytes: 512 << 20, pids: 256, disk_bytes: 1 << 30 }
+}
+
+/// The first command: it reads a file that differs between base and task, and one that does not.
+pub(crate) const COMMAND: &str = "cat version.txt dir-000/file-001.txt";
+pub(crate) const SAID: &str = "task\ncontent of 1\n";
+
+/// A repository at two commits: the one of the base, and the one of the task, a few files apart.
+pub(crate) struct Repository {
+    dir: tempfile::TempDir,
+    pub(crate) mirror: Mirror,
+    pub(crate) base: CommitSha,
+    pub(crate) task: CommitSha,
+    /// A work tree at the task's commit.
+    pub(crate) checkout: PathBuf,
+}
+
+impl Repository {
+    pub(crate) async fn new(n_files: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let checkout = dir.path().join("checkout");
+        let make = format!(
+            "mkdir {0} && cd {0} && git init -q -b main . && git config user.name A && git config user.email a@example.org
+             i=0; while [ $i -lt {1} ]; do d=$(printf 'dir-%03d' $((i / 100))); mkdir -p $d
+               j=0; while [ $j -lt 100 ] && [ $i -lt {1} ]; do echo \"content of $i\" >$d/$(printf 'file-%03d.txt' $j); i=$((i+1)); j=$((j+1)); done
+             done; echo base >version.txt; git add -A && git commit -q -m Base && git rev-parse HEAD
+             echo task >version.txt; echo changed >dir-000/file-002.txt; echo new >new.txt; rm dir-000/file-003.txt
+             git add -A && git commit -q -m Task && git rev-parse HEAD && chmod -R a+rX {0}",
+            checkout.display(),
+            n_files - 1
+        );
+        let mut shell = Program::new("sh");
+        let output = shell.args(["-c", &make]).env("GIT_CONFIG_GLOBAL", "/dev/null").output().await.expect("sh runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut commits = said.lines().map(|line| line.parse().expect("a commit"));
+        let (base, task) = (commits.next().expect("the base"), commits.next().expect("the task"));
+        let remote = Remote { url: checkout.display().to_string(), token: None };
+        let repo = "bench/files".parse().expect("a name");
+        let (mirror, _) = Mirror::checkout(&dir.path().join("mirrors"), &repo, &remote, None).await.expect("a mirror");
+        make_readable(dir.path());
+        Self { mirror, base, task, checkout, dir }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What differs between base and task: files to write, paths to delete. Asked of git's objects at each claim.
+    fn difference(&self) -> (Vec<TreeFile>, Vec<Vec<u8>>) {
+        difference(self.mirror.path(), &self.base, &self.task)
+    }
+}
+
+/// Containers run as somebody else.
+fn make_readable(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+}
+
+fn difference(mirror: &Path, base: &CommitSha, task: &CommitSha) -> (Vec<TreeFile>, Vec<Vec<u8>>) {
+    let repo = git2::Repository::open_bare(mirror).expect("the mirror opens");
+    let tree = |commit: &CommitSha| {
+        let id = git2::Oid::from_str(commit.as_str()).expect("an id");
+        repo.find_commit(id).and_then(|commit| commit.tree()).expect("a tree")
+    };
+    let diff = repo.diff_tree_to_tree(Some(&tree(base)), Some(&tree(task)), None).expect("a difference");
+    let (mut files, mut gone) = (Vec::new(), Vec::new());
+    for delta in diff.deltas() {
+        let new = delta.new_file();
+        match delta.status() {
+            git2::Delta::Deleted => gone.push(delta.old_file().path_bytes().expect("a path").to_vec()),
+            _ => files.push(TreeFile {
+                path: new.path_bytes().expect("a path").to_vec(),
+                kind: workers::sandbox::FileKind::Regular,
+                bytes: repo.find_blob(new.id()).expect("a blob").content().to_vec(),
+            }),
+        }
+    }
+    (files, gone)
+}
+
+/// One backend with a base of the repository, and boxes from it.
+pub(crate) struct Contender {
+    pub(crate) kind: &'static str,
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) pool_size: usize,
+    base: KeptBase,
+    filling: tokio::task::JoinHandle<()>,
+    backend: Arc<dyn SandboxBackend>,
+}
+
+/// How long one claim took, to the workspace and to the end of the first command.
+pub(crate) struct Claim {
+    pub(crate) workspace: Duration,
+    pub(crate) ready: Duration,
+}
+
+static N: AtomicU32 = AtomicU32::new(0);
+
+fn name() -> String {
+    format!("onramp-bench-{}-{}", std::process::id(), N.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Contender {
+    /// With so many boxes that stand ready; 0: every claim is a cold start.
+    pub(crate) async fn new(kind: &'static str, repository: &Arc<Repository>, pool_size: usize) -> Self {
+        let backend: Arc<dyn SandboxBackend> = match kind {
+            "docker" => {
+                let backend = DockerBackend::connect(None, Some(IMAGE.into()), "onramp-bench").await;
+                Arc::new(backend.expect("run tests/bring-up.sh first"))
+            }
+            _ => {
+                let tools = HostTools::detect(None, "/usr/local/bin:/usr/bin:/bin");
+                Arc::new(NamespaceBackend::new(repository.dir().join(format!("boxes-{}", name())), tools, true))
+            }
+        };
+        let spec = SandboxSpec { limits: limits(), scope: "bench/files".into(), ..SandboxSpec::new(name()) };
+        let sandbox = Sandbox::start(backend.clone(), &spec).await.expect("a box for the base");
+        sandbox
+            .put(repository.mirror.files(&repository.base).await.expect("the files"))
+            .await
+            .expect("takes the files");
+        sandbox.kill_all().await.expect("everything ends");
+        let base = sandbox.keep(&spec, &name()).await.expect("the base is kept");
+        let options = PoolOptions { max_warm: pool_size, min_warm: pool_size, ..PoolOptions::default() };
+        let sandboxes = Sandboxes::new(backend.clone(), options);
+        let filling = tokio::spawn(Arc::clone(&sandboxes).run());
+        let this = Self { kind, repository: repository.clone(), sandboxes, pool_size, base, filling, backend };
+        this.sandboxes.expect(&this.spec());
+        this.until_filled().await;
+        this
+    }
+
+    fn spec(&self) -> SandboxSpec {
+        let (scope, base) = ("bench/files".into(), Some(self.base.clone()));
+        SandboxSpec { limits: limits(), scope, base, ..SandboxSpec::new(name()) }
+    }
+
+    pub(crate) async fn until_filled(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let began = Instant::now();
+        while self.sandboxes.stats().n_warm < self.pool_size {
+            assert!(began.elapsed() < Duration::from_secs(120), "the pool of {} does not fill", self.kind);
+            ticks.tick().await;
+        }
+    }
+
+    /// Asks for a box, brings its workspace to the task's commit, and runs the first command. The box is removed later,
+    /// off the path.
+    pub(crate) async fn claim(&self) -> Claim {
+        let began = Instant::now();
+        let sandbox = self.sandboxes.open(&self.spec()).await.expect("a box");
+        let (files, gone) = self.repository.difference();
+        let paths: Vec<Vec<u8>> = files.iter().map(|file| file.path.clone()).chain(gone.iter().cloned()).collect();
+        sandbox.put(files).await.expect("takes the difference");
+        sandbox.delete(gone).await.expect("deletes what is gone");
+        match sandbox.is_marked() {
+            true => sandbox.mark_paths(paths).await.expect("marks the difference"),
+            false => sandbox.mark().await.expect("marks"),
+        }
+        let workspace = began.elapsed();
+        let mut said = Vec::new();
+        let mut collect = |output: Output<'_>| {
+            let (Output::Stdout(bytes) | Output::Stderr(bytes)) = output;
+            said.extend_from_slice(bytes);
+        };
+        let command = Command::shell(COMMAND, Duration::from_secs(60));
+        let exit = sandbox.run(&command, &mut collect).await.expect("runs");
+        let ready = began.elapsed();
+        assert!(exit.success() && said == SAID.as_bytes(), "{exit:?} {}", String::from_utf8_lossy(&said));
+        Claim { workspace, ready }
+    }
+
+    /// A box for commands.
+    pub(crate) async fn open(&self) -> Sandbox {
+        self.sandboxes.open(&self.spec()).await.expect("a box")
+    }
+
+    /// Pool size, and how often a box stood ready.
+    pub(crate) fn about(&self) -> String {
+        let stats = self.sandboxes.stats();
+        let n = stats.n_hits + stats.n_misses;
+        format!("{}: pool of {}, {} of {n} claims found a box ready", self.kind, self.pool_size, stats.n_hits)
+    }
+
+    pub(crate) async fn end(self) {
+        self.sandboxes.close().await;
+        self.filling.await.expect("filling ends");
+        // The engine may still be at work with the last boxes.
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        let began = Instant::now();
+        while let Err(error) = self.backend.remove_base(&self.base).await {
+            assert!(began.elapsed() < Duration::from_secs(60), "the base of {} stays: {error}", self.kind);
+            ticks.tick().await;
+        }
+    }
+}
