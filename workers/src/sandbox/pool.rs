@@ -149,7 +149,10 @@ impl Sandboxes {
 
     /// Takes a box that stands ready.
     fn claim(&self, spec: &SandboxSpec) -> Option<Sandbox> {
-        self.lock().get_mut(&key(spec))?.warm.pop()
+        let claimed = self.lock().get_mut(&key(spec))?.warm.pop()?;
+        // Only now one is missing: whoever fills may have looked between the question and this.
+        self.changed.notify_one();
+        Some(claimed)
     }
 
     fn may_stand_ready(&self, spec: &SandboxSpec) -> bool {
