@@ -14,6 +14,7 @@ mod link;
 pub mod namespace;
 pub mod owner;
 pub mod pool;
+mod translate;
 mod tunnel;
 
 use std::{collections::BTreeMap, time::Duration};
