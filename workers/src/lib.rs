@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod checkout;
 pub mod doctor;
 pub mod egress;
+pub mod fence;
 pub mod forbidden;
 pub mod forge;
 pub mod gpu;

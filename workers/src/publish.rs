@@ -10,6 +10,7 @@ use tasks::{Code, CommitSha, Evidence, Failure, PullRequest, Task, Timestamp, To
 
 use crate::{
     checkout::{Base, Mirror, transport::Call},
+    fence::Fence,
     forge::{Forge, NewPullRequest},
     repo_config::PullRequestOptions,
     text,
@@ -29,6 +30,8 @@ pub struct Identity {
 pub struct Publication<'a> {
     /// The task; its branch and id are the idempotency keys.
     pub task: &'a Task,
+    /// Asked before each outward act.
+    pub fence: &'a Fence,
     /// Where it starts.
     pub base: &'a Base,
     /// The record that goes into the pull request.
@@ -67,6 +70,7 @@ pub async fn publish(
     let body = body(verified, &with, &head)?;
     let new = NewPullRequest {
         repo,
+        fence: with.fence,
         branch: &branch,
         head: &head,
         base,
@@ -107,7 +111,8 @@ async fn push(
     let remote = forge.remote(&with.task.request.repo).await?;
     let call = Call::new(remote.token.clone(), push::PUSH_TIMEOUT);
     let _cancel = call.cancel_on_drop();
-    mirror.read(move |repo| push::push(repo, &remote, &wanted, &call)).await
+    let fence = with.fence.clone();
+    mirror.read(move |repo| push::push(repo, &remote, &wanted, &fence, &call)).await
 }
 
 fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> Result<String, Failure> {

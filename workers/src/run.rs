@@ -22,6 +22,7 @@ use crate::{
     artifacts::Artifacts,
     checkout::{self, Base, Mirror},
     egress::{Egress, ModelProviders},
+    fence::Fence,
     forge::{Forge, Permission},
     gpu::{self, Borrowed, Gpus},
     patch::{ExtractLimits, Patch},
@@ -79,10 +80,16 @@ impl From<Failure> for Stopped {
 type Ending = (Outcome, Option<Box<Evidence>>);
 
 /// Runs one attempt to its end and leaves no sandbox behind, whatever happens: failure, cancellation, panic.
-pub async fn run_task(hands: &Hands, task: &Task, progress: &Progress, cancel: &CancellationToken) -> Report {
+pub async fn run_task(
+    hands: &Hands,
+    task: &Task,
+    fence: &Fence,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Report {
     // Outlives every box of the attempt: what is lent goes back when they are gone.
     let borrowed = Borrowed::new(hands.gpus.clone());
-    let result = AssertUnwindSafe(attempt(hands, task, &borrowed, progress, cancel)).catch_unwind().await;
+    let result = AssertUnwindSafe(attempt(hands, task, fence, &borrowed, progress, cancel)).catch_unwind().await;
     for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
         // Safe to repeat, so the ways out of an attempt need not remember which boxes were started.
         if let Err(error) = hands.backend.stop(&sandbox_name(task, purpose)).await {
@@ -103,6 +110,7 @@ pub async fn run_task(hands: &Hands, task: &Task, progress: &Progress, cancel: &
 async fn attempt(
     hands: &Hands,
     task: &Task,
+    fence: &Fence,
     borrowed: &Borrowed,
     progress: &Progress,
     cancel: &CancellationToken,
@@ -186,7 +194,7 @@ async fn attempt(
                 return Err(cancelled().into());
             }
             progress.tell(ProgressEvent::Stage(Stage::Publishing)); // the point of no return
-            deliver(&record, &verified, &evidence, &mirror, progress).await?
+            deliver(&record, &verified, &evidence, &mirror, fence, progress).await?
         }
     };
     Ok((outcome, Some(Box::new(evidence))))
@@ -274,9 +282,11 @@ async fn deliver(
     verified: &VerifiedPatch,
     evidence: &Evidence,
     mirror: &Mirror,
+    fence: &Fence,
     progress: &Progress,
 ) -> Result<Outcome, Failure> {
     let with = Publication {
+        fence,
         task: record.task,
         base: record.base,
         evidence,

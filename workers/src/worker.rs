@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 
 pub use self::places::{Place, Places};
 use crate::{
+    fence::Fence,
     progress::{Progress, ProgressEvent},
     run::{Hands, run_task},
 };
@@ -94,7 +95,8 @@ impl Worker {
             outer.tell(event);
         });
         let keep_alive = self.keep_alive(lease, stage_rx, &cancel, stop);
-        let attempt = run_task(&self.hands, task, &progress, &cancel);
+        let fence = Fence::of(self.queue.clone(), lease.clone(), cancel.clone());
+        let attempt = run_task(&self.hands, task, &fence, &progress, &cancel);
         tokio::pin!(attempt);
         let (report, stopped) = tokio::select! {
             report = &mut attempt => (report, None),

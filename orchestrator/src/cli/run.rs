@@ -15,6 +15,7 @@ use tasks::{
 use tokio_util::sync::CancellationToken;
 use workers::{
     checkout::Mirror,
+    fence::Fence,
     forge::{Forge, none::NoForge},
     local::LocalCheckout,
     progress::{Progress, ProgressEvent},
@@ -91,7 +92,7 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     let mut task = Task::new(TaskId::new(now()), request, now());
     task.attempt = 1;
     let cancel = cancelled_by_signal(&show);
-    let report = run_task(&hands, &task, &noting_the_diff(&show), &cancel).await;
+    let report = run_task(&hands, &task, &Fence::open(), &noting_the_diff(&show), &cancel).await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
     if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply)
     {

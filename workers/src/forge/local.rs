@@ -344,7 +344,7 @@ fn unwritable(error: io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checkout::Mirror, sandbox::FileKind};
+    use crate::{checkout::Mirror, fence::Fence, sandbox::FileKind};
 
     fn repo() -> RepoName {
         "acme/web".parse().unwrap()
@@ -364,8 +364,10 @@ mod tests {
         head: &'a CommitSha,
         repo: &'a RepoName,
     ) -> NewPullRequest<'a> {
+        static OPEN: Fence = Fence::open();
         NewPullRequest {
             repo,
+            fence: &OPEN,
             branch,
             head,
             base,

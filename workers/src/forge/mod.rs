@@ -7,7 +7,7 @@ pub mod none;
 use async_trait::async_trait;
 use tasks::{Actor, BranchName, CommitSha, Failure, PullRequest, RepoName};
 
-use crate::checkout::Remote;
+use crate::{checkout::Remote, fence::Fence};
 
 /// What a person may do in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub enum Permission {
 pub struct NewPullRequest<'a> {
     /// Where.
     pub repo: &'a RepoName,
+    /// Asked before each write.
+    pub fence: &'a Fence,
     /// The branch that carries the change; already pushed.
     pub branch: &'a BranchName,
     /// The published commit.

@@ -12,11 +12,14 @@ use git2::{AutotagOption, Commit, Direction, FetchOptions, Oid, PushOptions, Rep
 use tasks::{BranchName, Code, CommitSha, Failure, Timestamp, TreeSha};
 
 use super::Identity;
-use crate::checkout::{
-    Remote, commit_sha,
-    fetch::{self, callbacks},
-    oid,
-    transport::{Call, Refusal, plain},
+use crate::{
+    checkout::{
+        Remote, commit_sha,
+        fetch::{self, callbacks},
+        oid,
+        transport::{Call, Refusal, plain},
+    },
+    fence::Fence,
 };
 
 /// One push may take so long.
@@ -39,9 +42,15 @@ pub(super) struct Push {
 }
 
 /// Makes sure that the branch holds the tree on its base, in a commit of this task. Key: the branch and the task's id.
-pub(super) fn push(repo: &Repository, remote: &Remote, push: &Push, call: &Arc<Call>) -> Result<CommitSha, Failure> {
+pub(super) fn push(
+    repo: &Repository,
+    remote: &Remote,
+    push: &Push,
+    fence: &Fence,
+    call: &Arc<Call>,
+) -> Result<CommitSha, Failure> {
     let mut sent = None;
-    match call.enter(|| attempt(repo, remote, push, call, &mut sent)) {
+    match call.enter(|| attempt(repo, remote, push, fence, call, &mut sent)) {
         Ok(commit) => Ok(commit_sha(commit)),
         Err(failure) => {
             // The answer may be what was lost, and not the push.
@@ -59,6 +68,7 @@ fn attempt(
     repo: &Repository,
     remote: &Remote,
     push: &Push,
+    fence: &Fence,
     call: &Arc<Call>,
     sent: &mut Option<Oid>,
 ) -> Result<Oid, Failure> {
@@ -89,6 +99,8 @@ fn attempt(
     });
     let mut options = PushOptions::new();
     options.remote_callbacks(callbacks).packbuilder_parallelism(0);
+    // The update names the commit that was listed, so it is refused if another worker was faster than this look.
+    fence.confirm_blocking()?;
     *sent = Some(commit);
     connection.remote().push(&[format!("{force}{source}:{target}")], Some(&mut options)).map_err(failed)?;
     let rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -261,7 +273,7 @@ mod tests {
         async fn push(&self) -> Result<CommitSha, Failure> {
             let (remote, wanted) = (self.remote.clone(), self.push.clone());
             let call = Call::new(remote.token.clone(), PUSH_TIMEOUT);
-            self.mirror.read(move |repo| push(repo, &remote, &wanted, &call)).await
+            self.mirror.read(move |repo| push(repo, &remote, &wanted, &Fence::open(), &call)).await
         }
 
         fn at_forge(&self, args: &[&str]) -> String {

@@ -7,6 +7,7 @@
 mod api;
 mod auth;
 mod comments;
+mod decorate;
 mod errors;
 mod pulls;
 

@@ -6,6 +6,7 @@ use tasks::{Code, Failure, PullRequest};
 
 use super::{
     Reach, WRITES,
+    decorate::decorate,
     errors::{Refusal, Trouble},
     fitting, same_text,
 };
@@ -47,17 +48,16 @@ pub(super) async fn find_or_open(at: &Reach, new: &NewPullRequest<'_>) -> Result
     let failure = |trouble: Trouble| refused(trouble, new);
     let (title, body) = (fitting(new.title, MAX_TITLE, ""), fitting(new.body, MAX_BODY, ""));
     let repo = &at.repository.full_name;
-    let mut sent = false;
     for turn in 1..=WRITES {
         if let Some(found) = find(at, new).await.map_err(failure)? {
-            update(at, &found, &title, &body).await.map_err(failure)?;
-            decorate(at, found.number, new, sent).await;
+            update(at, new, &found, &title, &body).await?;
+            decorate(at, found.number, new, false).await;
             return Ok(finished(at, new, found));
         }
         let wanted = json!({
             "title": title, "body": body, "head": new.branch, "base": new.base, "draft": new.draft,
         });
-        sent = true;
+        new.fence.confirm().await?;
         match at.api.post::<Pull>(&format!("/repos/{repo}/pulls"), &wanted).await {
             Ok(opened) => {
                 decorate(at, opened.number, new, true).await;
@@ -90,44 +90,31 @@ async fn find(at: &Reach, new: &NewPullRequest<'_>) -> Result<Option<Pull>, Trou
     Ok(pulls.into_iter().find(ours))
 }
 
-/// Brings title and body of a found pull request up to date. Setting them twice is setting them once.
-async fn update(at: &Reach, found: &Pull, title: &str, body: &str) -> Result<(), Trouble> {
-    if found.title.trim() == title.trim() && same_text(found.body.as_deref().unwrap_or_default(), body) {
+/// Brings title and body of a found pull request up to date. Setting them twice is setting them once, and what an unclear
+/// answer did is looked at before they are set again.
+async fn update(at: &Reach, new: &NewPullRequest<'_>, found: &Pull, title: &str, body: &str) -> Result<(), Failure> {
+    let failure = |trouble: Trouble| refused(trouble, new);
+    let stands = |pull: &Pull| {
+        pull.title.trim() == title.trim() && same_text(pull.body.as_deref().unwrap_or_default(), body)
+    };
+    if stands(found) {
         return Ok(());
     }
     let route = format!("/repos/{}/pulls/{}", at.repository.full_name, found.number);
-    let wanted = json!({"title": title, "body": body});
-    match at.api.patch::<Pull>(&route, &wanted).await {
-        Err(Trouble::Unclear(_)) => {
-            tokio::time::sleep(at.settle).await;
-            let now = at.api.get::<Pull>(&route).await?.value;
-            match now.title.trim() == title.trim() && same_text(now.body.as_deref().unwrap_or_default(), body) {
-                true => Ok(()),
-                false => at.api.patch::<Pull>(&route, &wanted).await.map(|_| ()),
+    for turn in 1..=WRITES {
+        new.fence.confirm().await?;
+        match at.api.patch::<Pull>(&route, &json!({"title": title, "body": body})).await {
+            Err(Trouble::Unclear(why)) if turn < WRITES => {
+                tracing::info!(route, why, "an unclear answer to an edit; looking whether it was made");
+                tokio::time::sleep(at.settle).await;
+                if stands(&at.api.get::<Pull>(&route).await.map_err(failure)?.value) {
+                    return Ok(());
+                }
             }
-        }
-        answer => answer.map(|_| ()),
-    }
-}
-
-/// Sets labels, and asks for reviews when the pull request is new: who has reviewed is not asked again. What cannot be
-/// set is logged; the pull request is what counts.
-async fn decorate(at: &Reach, number: u64, new: &NewPullRequest<'_>, fresh: bool) {
-    let repo = &at.repository.full_name;
-    let mut wanted = Vec::new();
-    if !new.labels.is_empty() {
-        wanted.push((format!("/repos/{repo}/issues/{number}/labels"), json!({"labels": new.labels}), "labels"));
-    }
-    if fresh && !new.reviewers.is_empty() {
-        let route = format!("/repos/{repo}/pulls/{number}/requested_reviewers");
-        wanted.push((route, json!({"reviewers": new.reviewers}), "reviewers"));
-    }
-    for (route, body, what) in wanted {
-        if let Err(trouble) = at.api.post::<serde_json::Value>(&route, &body).await {
-            let reason = trouble.failure(&format!("set {what}"), Code::PullRequestRefused);
-            tracing::warn!(%repo, number, %reason, "the pull request is open, but its {what} could not be set");
+            answer => return answer.map(|_| ()).map_err(failure),
         }
     }
+    unreachable!("the last turn returns")
 }
 
 fn finished(at: &Reach, new: &NewPullRequest<'_>, pull: Pull) -> PullRequest {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tasks::{CommitSha, Timestamp};
 
 use super::*;
+use crate::fence::Fence;
 
 const CANARY: &str = "ghp_canary0123456789abcdef";
 const MARKER: &str = "<!-- onramp:task=1 -->";
@@ -27,6 +28,9 @@ struct World {
     calls: Vec<(Method, String, String, Value)>,
     pulls: Vec<Value>,
     comments: Vec<Value>,
+    labels: Vec<Value>,
+    asked: Vec<Value>,
+    reviews: Vec<Value>,
     tokens_made: u64,
     token_lives_seconds: i64,
     /// Answers to give in place of the right one: method, a piece of the path, what, how often.
@@ -172,10 +176,22 @@ impl World {
                 for (name, value) in body.as_object().into_iter().flatten() {
                     pull[name] = value.clone();
                 }
-                ok(pull.clone())
+                let mut shown = pull.clone();
+                shown["requested_reviewers"] = json!(self.asked);
+                ok(shown)
             }
-            ("POST", ["repos", _, "web", "issues", _, "labels"]) => ok(json!([])),
-            ("POST", ["repos", _, "web", "pulls", _, "requested_reviewers"]) => ok(json!({})),
+            ("POST", ["repos", _, "web", "issues", _, "labels"]) => {
+                let added = body["labels"].as_array().unwrap();
+                self.labels.extend(added.iter().map(|name| json!({"name": name})));
+                ok(json!(self.labels))
+            }
+            ("GET", ["repos", _, "web", "issues", _, "labels"]) => ok(json!(self.labels)),
+            ("POST", ["repos", _, "web", "pulls", _, "requested_reviewers"]) => {
+                let asked = body["reviewers"].as_array().unwrap();
+                self.asked.extend(asked.iter().map(|login| json!({"login": login})));
+                ok(json!({}))
+            }
+            ("GET", ["repos", _, "web", "pulls", _, "reviews"]) => ok(json!(self.reviews)),
             ("GET", ["repos", _, "web", "issues", _, "comments"]) => {
                 let page: usize = query.rsplit_once("&page=").unwrap().1.parse().unwrap();
                 ok(self.comments.iter().skip((page - 1) * 100).take(100).cloned().collect())
@@ -218,6 +234,7 @@ async fn open(forge: &GitHubForge, body: &str) -> Result<PullRequest, Failure> {
     let (labels, reviewers) = (["onramp".to_owned()], ["ada".to_owned()]);
     let new = NewPullRequest {
         repo: &repo,
+        fence: &Fence::open(),
         branch: &branch,
         head: &head,
         base: &base,
@@ -360,6 +377,57 @@ async fn an_existing_pull_request_is_adopted_and_other_refusals_keep_githubs_rea
     github.says(Method::GET, "/web/pulls?", 200, "[]");
     github.says(Method::POST, "/web/pulls", 422, &refusal("A pull request already exists for acme:onramp/12-fix-a1."));
     assert_eq!(open(&forge, "Because.").await.unwrap(), opened);
+}
+
+#[tokio::test]
+async fn labels_and_reviewers_whose_answer_was_lost_are_looked_up_before_they_are_asked_for_again() {
+    for (piece, other) in [("/labels", "/requested_reviewers"), ("/requested_reviewers", "/labels")] {
+        let github = GitHub::start().await;
+        github.fault(Method::POST, piece, Fault::Lost, 1);
+        open(&github.forge(), "Because.").await.unwrap();
+        assert_eq!((github.n_calls(&Method::POST, piece), github.n_calls(&Method::POST, other)), (1, 1));
+        let world = github.world();
+        assert_eq!((world.labels.len(), world.asked.len()), (1, 1));
+    }
+    // Not done: done the second time.
+    let github = GitHub::start().await;
+    github.says(Method::POST, "/labels", 502, "Bad Gateway");
+    open(&github.forge(), "Because.").await.unwrap();
+    assert_eq!((github.n_calls(&Method::POST, "/labels"), github.world().labels.len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_worker_that_died_after_opening_is_followed_by_one_that_sets_what_is_missing_and_no_more() {
+    let github = GitHub::start().await;
+    let forge = github.forge();
+    open(&forge, "Because.").await.unwrap();
+    for (labelled, asked, reviewed) in [(false, false, false), (true, false, false), (true, true, false), (true, false, true)] {
+        {
+            let mut world = github.world();
+            world.labels = labelled.then(|| json!({"name": "Onramp"})).into_iter().collect();
+            world.asked = asked.then(|| json!({"login": "Ada"})).into_iter().collect();
+            world.reviews = reviewed.then(|| json!({"user": {"login": "ada"}})).into_iter().collect();
+            world.calls.clear();
+        }
+        open(&forge, "Because.").await.unwrap();
+        let labels = github.n_calls(&Method::POST, "/labels");
+        let reviewers = github.n_calls(&Method::POST, "/requested_reviewers");
+        assert_eq!((labels, reviewers), (usize::from(!labelled), usize::from(!asked && !reviewed)));
+    }
+}
+
+#[tokio::test]
+async fn an_edit_whose_answer_was_lost_is_looked_at_and_not_made_twice() {
+    let github = GitHub::start().await;
+    let forge = github.forge();
+    open(&forge, "Because.").await.unwrap();
+    github.fault(Method::PATCH, "/pulls/100", Fault::Lost, 1);
+    open(&forge, "Because of that.").await.unwrap();
+    assert_eq!(github.n_calls(&Method::PATCH, "/pulls/100"), 1);
+    github.says(Method::PATCH, "/pulls/100", 502, "Bad Gateway");
+    open(&forge, "Because of this.").await.unwrap();
+    assert_eq!(github.n_calls(&Method::PATCH, "/pulls/100"), 3);
+    assert_eq!(github.world().pulls[0]["body"], "Because of this.");
 }
 
 #[tokio::test]
