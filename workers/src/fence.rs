@@ -146,12 +146,8 @@ mod tests {
 
     fn fence(answers: Vec<fn() -> Result<Renewal, QueueError>>) -> (Fence, CancellationToken) {
         let cancel = CancellationToken::new();
-        let lease = Lease {
-            task: TaskId::from_bytes([1; 16]),
-            worker: "w".parse().unwrap(),
-            attempt: 1,
-            expires_at: later(),
-        };
+        let lease =
+            Lease { task: TaskId::from_bytes([1; 16]), worker: "w".parse().unwrap(), attempt: 1, expires_at: later() };
         (Fence::of(Arc::new(Scripted(Mutex::new(answers))), lease, cancel.clone()), cancel)
     }
 

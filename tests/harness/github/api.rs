@@ -215,6 +215,12 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
         ("GET", ["issues", "comments", id]) => one_comment(at, id),
         ("PATCH", ["issues", "comments", id]) => edit_comment(at, id),
         ("POST", ["issues", number, "labels"]) => add_labels(at, number),
+        ("GET", ["issues", number, "labels"]) => {
+            at.need(Need::ReadIssues)?;
+            let number = numbered(at, number)?;
+            let labels = labels_of(at, number)?.clone();
+            Ok(at.page(labels.iter().map(|name| json::label(at.state, at.repo(), name)).collect()))
+        }
 
         ("GET", ["pulls"]) => list_pulls(at),
         ("POST", ["pulls"]) => create_pull(at),
@@ -224,6 +230,11 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
         }
         ("PATCH", ["pulls", number]) => update_pull(at, number),
         ("POST", ["pulls", number, "requested_reviewers"]) => request_reviewers(at, number),
+        ("GET", ["pulls", number, "reviews"]) => {
+            at.need(Need::ReadPulls)?;
+            // Nobody reviews in these tests.
+            find_pull(at, number).map(|_| Reply::ok(json!([])))
+        }
         _ => Err(Reply::not_found()),
     }
 }
@@ -327,11 +338,7 @@ fn add_labels(at: &mut InRepository<'_>, number: &str) -> Answer {
     let body = at.call.json()?;
     let names = body["labels"].as_array().or(body.as_array()).ok_or_else(|| Reply::error(422, "Invalid request."))?;
     let names: Vec<_> = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    let repo = at.state.repository_mut(&at.name);
-    let labels = match repo.pulls.get_mut(&number) {
-        Some(pull) => &mut pull.labels,
-        None => &mut repo.issues.get_mut(&number).ok_or_else(Reply::not_found)?.labels,
-    };
+    let labels = labels_of(at, number)?;
     for name in names {
         if !labels.contains(&name) {
             labels.push(name);
@@ -339,6 +346,15 @@ fn add_labels(at: &mut InRepository<'_>, number: &str) -> Answer {
     }
     let labels = labels.clone();
     Ok(Reply::ok(labels.iter().map(|name| json::label(at.state, at.repo(), name)).collect()))
+}
+
+/// The labels of an issue or a pull request.
+fn labels_of<'a>(at: &'a mut InRepository<'_>, number: u64) -> Result<&'a mut Vec<String>, Reply> {
+    let repo = at.state.repository_mut(&at.name);
+    match repo.pulls.get_mut(&number) {
+        Some(pull) => Ok(&mut pull.labels),
+        None => Ok(&mut repo.issues.get_mut(&number).ok_or_else(Reply::not_found)?.labels),
+    }
 }
 
 // ---- pull requests

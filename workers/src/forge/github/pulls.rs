@@ -94,9 +94,8 @@ async fn find(at: &Reach, new: &NewPullRequest<'_>) -> Result<Option<Pull>, Trou
 /// answer did is looked at before they are set again.
 async fn update(at: &Reach, new: &NewPullRequest<'_>, found: &Pull, title: &str, body: &str) -> Result<(), Failure> {
     let failure = |trouble: Trouble| refused(trouble, new);
-    let stands = |pull: &Pull| {
-        pull.title.trim() == title.trim() && same_text(pull.body.as_deref().unwrap_or_default(), body)
-    };
+    let stands =
+        |pull: &Pull| pull.title.trim() == title.trim() && same_text(pull.body.as_deref().unwrap_or_default(), body);
     if stands(found) {
         return Ok(());
     }

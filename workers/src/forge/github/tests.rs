@@ -401,7 +401,9 @@ async fn a_worker_that_died_after_opening_is_followed_by_one_that_sets_what_is_m
     let github = GitHub::start().await;
     let forge = github.forge();
     open(&forge, "Because.").await.unwrap();
-    for (labelled, asked, reviewed) in [(false, false, false), (true, false, false), (true, true, false), (true, false, true)] {
+    for (labelled, asked, reviewed) in
+        [(false, false, false), (true, false, false), (true, true, false), (true, false, true)]
+    {
         {
             let mut world = github.world();
             world.labels = labelled.then(|| json!({"name": "Onramp"})).into_iter().collect();
