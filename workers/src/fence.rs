@@ -106,8 +106,10 @@ mod tests {
 
     use super::*;
 
+    type Answer = fn() -> Result<Renewal, QueueError>;
+
     /// Answers renewals as told, the last one for ever.
-    struct Scripted(Mutex<Vec<fn() -> Result<Renewal, QueueError>>>);
+    struct Scripted(Mutex<Vec<Answer>>);
 
     #[async_trait]
     impl WorkQueue for Scripted {
@@ -144,7 +146,7 @@ mod tests {
         Err(QueueError::StaleLease { task: TaskId::from_bytes([1; 16]), attempt: 1 })
     }
 
-    fn fence(answers: Vec<fn() -> Result<Renewal, QueueError>>) -> (Fence, CancellationToken) {
+    fn fence(answers: Vec<Answer>) -> (Fence, CancellationToken) {
         let cancel = CancellationToken::new();
         let lease =
             Lease { task: TaskId::from_bytes([1; 16]), worker: "w".parse().unwrap(), attempt: 1, expires_at: later() };
