@@ -82,12 +82,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let queue = Arc::new(opened?);
     let (hands, why) = wiring::hands(&config, &surroundings, forge.clone(), parts.agents).await?;
     hands.agents.get(&hands.default_agent)?;
-    // No worker of an earlier life is left in this process, so every sandbox of this installation is a leftover.
-    match hands.backend.sweep(&|_| false).await {
-        Ok(0) => {}
-        Ok(n) => tracing::info!(n_sandboxes = n, "removed sandboxes of an earlier life"),
-        Err(error) => tracing::warn!(%error, "cannot look for sandboxes of an earlier life"),
-    }
+    hands.sandboxes.sweep_once().await;
 
     let listener = tokio::net::TcpListener::bind(&config.server.listen).await.map_err(|error| {
         Failure::new(Code::CannotListen, format!("Cannot listen on {}: {error}", config.server.listen))
@@ -125,6 +120,10 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
+    let (sandboxes, until) = (hands.sandboxes.clone(), stop.clone());
+    watching.spawn(async move { sandboxes.sweep_now_and_then(until).await });
+    watching.spawn(hands.sandboxes.clone().run());
+    watching.spawn(hands.bases.clone().run(stop.clone()));
     watching.close();
     Ok(Running { addr, queue, hands, why, notifier, working, watching, drain, stop })
 }
@@ -165,6 +164,7 @@ impl Running {
         self.drain.cancel();
         self.stop.cancel();
         self.working.wait().await;
+        self.hands.sandboxes.close().await;
         self.watching.wait().await;
         self.queue.shutdown().await;
     }

@@ -1,6 +1,7 @@
 //! From configuration to parts: which forge, which sandbox and why, which agents, and what attempts share.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tasks::{Code, Failure, Limit};
 use workers::{
     agent::Agents,
+    base::{Bases, BasesOptions},
     egress::{ModelProviders, Provider},
     forge::{
         Forge,
@@ -23,6 +25,8 @@ use workers::{
         docker::{self, DockerBackend},
         isolation::Isolation,
         namespace::NamespaceBackend,
+        owner::Owner,
+        pool::{PoolOptions, Sandboxes},
     },
 };
 
@@ -57,7 +61,9 @@ pub async fn hands(
     agents: Option<Agents>,
 ) -> Result<(Arc<Hands>, String), Failure> {
     let data = config.data_dir()?;
-    let (backend, why) = backend(config, surroundings, &data).await?;
+    let (sandboxes, why) = sandboxes(config, surroundings).await?;
+    let mirrors = data.join("mirrors");
+    let bases = Bases::new(data.join("bases"), bases(config), sandboxes.clone(), forge.clone(), mirrors.clone(), now);
     let agents = match agents {
         Some(agents) => agents,
         None => Agents::load(Some(config.agent.dir.clone()).filter(|dir| !dir.as_os_str().is_empty()))?,
@@ -66,18 +72,49 @@ pub async fn hands(
         (name.clone(), Provider { base_url: model.base_url.clone(), key: model.key.value().cloned() })
     });
     let hands = Hands {
-        backend,
+        sandboxes,
+        bases: Arc::new(bases),
         forge,
         agents,
         default_agent: config.agent.default.clone(),
         models: Arc::new(ModelProviders { providers: providers.collect() }),
         gpus: gpus(config, surroundings).await,
-        mirrors: data.join("mirrors"),
+        mirrors,
         artifacts: data.join("artifacts"),
         identity: Identity { name: config.commit.name.clone(), email: config.commit.email.clone() },
         clock: now,
     };
     Ok((Arc::new(hands), why))
+}
+
+/// All sandboxes of this process, and which kind and why. This process is from now on an owner of sandboxes: what an
+/// earlier one left may be swept away.
+///
+/// # Errors
+/// E010 to E013 and E019 when no sandbox can be used.
+pub async fn sandboxes(config: &Config, surroundings: &Surroundings) -> Result<(Arc<Sandboxes>, String), Failure> {
+    let data = config.data_dir()?;
+    let owner = Owner::new(&data.join("owners")).map_err(|error| unusable(&data, &error))?;
+    let (backend, why) = backend(config, surroundings, &data, &Arc::new(owner)).await?;
+    let crate::config::Pool { max_warm, min_warm, idle_timeout } = &config.pool;
+    let options = PoolOptions { max_warm: *max_warm, min_warm: *min_warm, idle: idle_timeout.0 };
+    Ok((Sandboxes::new(backend, options), why))
+}
+
+/// How bases are kept.
+pub fn bases(config: &Config) -> BasesOptions {
+    let bases = &config.bases;
+    BasesOptions {
+        enabled: bases.enabled,
+        refresh_interval: bases.refresh_interval.0,
+        max_age: bases.max_age.0,
+        max_count: bases.max_count,
+        max_bytes: bases.disk.0,
+    }
+}
+
+fn unusable(data: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Code::StoreUnavailable, format!("The data directory {} cannot be written: {error}", data.display()))
 }
 
 /// What may be lent of this machine's GPUs.
@@ -99,17 +136,18 @@ async fn backend(
     config: &Config,
     surroundings: &Surroundings,
     data: &Path,
+    owner: &Arc<Owner>,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
     match config.sandbox.backend {
         BackendChoice::Docker => {
-            let (backend, engine) = connect_docker(config, surroundings, data).await?;
+            let (backend, engine) = connect_docker(config, surroundings, data, owner).await?;
             Ok((backend, format!("sandbox: Docker, as asked for ({engine})")))
         }
         BackendChoice::Namespace => {
             let (backend, enforced) = namespace(config, surroundings, data).await?;
             Ok((backend, format!("sandbox: kernel namespaces with this machine's tools, as asked for\n{enforced}")))
         }
-        BackendChoice::Auto => auto(config, surroundings, data).await,
+        BackendChoice::Auto => auto(config, surroundings, data, owner).await,
     }
 }
 
@@ -118,8 +156,9 @@ async fn auto(
     config: &Config,
     surroundings: &Surroundings,
     data: &Path,
+    owner: &Arc<Owner>,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
-    let docker = connect_docker(config, surroundings, data).await;
+    let docker = connect_docker(config, surroundings, data, owner).await;
     if config.sandbox.minimum_isolation > Isolation::Namespace || !config.sandbox.runtime.is_empty() {
         // Who demands a stronger wall gets that one or none.
         return docker.map(|(engine, about)| {
@@ -158,12 +197,13 @@ async fn connect_docker(
     config: &Config,
     surroundings: &Surroundings,
     data: &Path,
+    owner: &Arc<Owner>,
 ) -> Result<(Arc<dyn SandboxBackend>, String), Failure> {
     let host = docker_host(config, surroundings);
     let default_image = Some(config.sandbox.default_image.clone()).filter(|image| !image.is_empty());
     let engine = docker::probe(host).await?;
-    let backend = DockerBackend::connect(host, default_image, &installation(data)).await?;
-    let backend = backend.with_runtime(&config.sandbox.runtime)?;
+    let backend = DockerBackend::connect(host, default_image, &installation(data)?).await?;
+    let backend = backend.with_runtime(&config.sandbox.runtime)?.owned_by(owner.clone());
     config.sandbox.minimum_isolation.demand(backend.isolation())?;
     Ok((Arc::new(backend), format!("engine {}, {}", engine.version, engine.platform)))
 }
@@ -198,9 +238,22 @@ async fn namespace(
     Ok((Arc::new(backend), enforced))
 }
 
-/// Names this installation on an engine that others may use too: the same for the same data directory.
-fn installation(data: &Path) -> String {
-    path_key(data)
+/// Names this installation on an engine that others may use too. It is made once and goes with the data directory.
+fn installation(data: &Path) -> Result<String, Failure> {
+    let path = data.join("installation");
+    let read = || std::fs::read_to_string(&path).map(|name| name.trim().to_owned());
+    let made = || {
+        let mut file = tempfile::NamedTempFile::new_in(data)?;
+        file.write_all(&uuid::Uuid::now_v7().simple().to_string().as_bytes()[20..])?;
+        // Another process may be faster: then its name counts.
+        match file.persist_noclobber(&path) {
+            Err(error) if error.error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.error),
+            _ => read(),
+        }
+    };
+    let name = read().or_else(|_| made()).map_err(|error| unusable(data, &error))?;
+    let is_name = (1..=40).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_name.then_some(name).ok_or_else(|| unusable(data, &std::io::Error::other("its file `installation` is damaged")))
 }
 
 /// A short name for a directory, the same every time.

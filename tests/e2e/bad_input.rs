@@ -221,6 +221,38 @@ fn every_code_is_explained_and_an_unknown_one_is_answered() {
 }
 
 #[test]
+fn what_nobody_refers_to_is_told_and_then_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let gc = |more: &[&str]| {
+        let said = onramp(dir.path(), &[&["gc", "--sandbox", "namespace", "--data-dir", "data"], more].concat());
+        (said.exit, said.stdout, said.stderr)
+    };
+    let (exit, _, stderr) = gc(&[]);
+    assert_eq!(exit, Some(2), "{stderr}");
+    assert!(stderr.contains("There is no data directory at "), "{stderr}");
+
+    let (left, base) = (dir.path().join("data/sandboxes/onramp-left"), dir.path().join("data/sandboxes/.bases/lost"));
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::create_dir_all(&base).unwrap();
+    let (exit, stdout, stderr) = gc(&["--dry-run"]);
+    assert_eq!(exit, Some(0), "{stderr}");
+    for line in
+        ["would remove sandbox onramp-left", "would remove base lost without a record", "would remove 1 base(s), 0 MiB"]
+    {
+        assert!(stdout.lines().any(|said| said == line), "{line}:\n{stdout}");
+    }
+    assert!(left.exists() && base.exists());
+    let (_, stdout, _) = gc(&[]);
+    assert_eq!(
+        stdout,
+        "removed 1 sandbox(es) that nobody works with\nremoved base lost without a record\nremoved 1 base(s), 0 MiB\n"
+    );
+    assert!(!left.exists() && !base.exists());
+    let (_, stdout, _) = gc(&[]);
+    assert_eq!(stdout, "removed 0 sandbox(es) that nobody works with\nremoved 0 base(s), 0 MiB\n");
+}
+
+#[test]
 fn the_doctor_says_what_to_mend_and_its_exit_code_says_whether_it_must_be() {
     let dir = tempfile::tempdir().unwrap();
     let findings = |said: &Said| -> Vec<(String, String)> {

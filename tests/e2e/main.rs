@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it tries")]
 
 mod bad_input;
+mod bases;
 mod door;
 mod gpu;
 mod real_agent;

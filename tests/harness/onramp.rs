@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use workers::{
     agent::Agents,
     progress::{Progress, ProgressEvent},
+    run::Hands,
 };
 
 use crate::{
@@ -173,6 +174,8 @@ impl Setup {
             Backend::Namespace => BackendChoice::Namespace,
         };
         config.agent.default = name("scripted");
+        // Those tests that are about bases switch them on.
+        config.bases.enabled = false;
         for change in self.changes {
             change(&mut config);
         }
@@ -301,6 +304,11 @@ impl Onramp {
         let dir = self.dir.path().join("artifacts").join(task.id.to_string()).join(task.attempt.to_string());
         let path = dir.join(name);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// What attempts share.
+    pub fn hands(&self) -> &Arc<Hands> {
+        self.running.hands()
     }
 
     /// Onramp's directory.

@@ -7,6 +7,7 @@
 //!
 //! libgit2 blocks, so each public function is one [`blocking`] call.
 
+pub(crate) mod delta;
 pub(crate) mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 use tasks::{CommitSha, Failure, RepoName, TreeSha};
 
 use crate::sandbox::{FileKind, TreeFile};
+use delta::Delta;
 use transport::Call;
 
 /// One fetch may take so long, all of it together.
@@ -120,7 +122,35 @@ impl Mirror {
     /// As [`Mirror::files`].
     pub async fn tree_files(&self, tree: &TreeSha) -> Result<Vec<TreeFile>, Failure> {
         let tree = tree.clone();
-        self.read(move |repo| tree::files(repo, &repo.find_tree(oid(tree.as_str())?).map_err(Failure::internal)?)).await
+        self.read(move |repo| tree::files(repo, &find_tree(repo, &tree)?)).await
+    }
+
+    /// The tree of a commit.
+    ///
+    /// # Errors
+    /// When the commit is not in the mirror.
+    pub async fn tree_of(&self, commit: &CommitSha) -> Result<TreeSha, Failure> {
+        let commit = commit.clone();
+        let id = self.read(move |repo| Ok(commit_tree(repo, &commit)?.id())).await?;
+        id.to_string().parse().map_err(Failure::internal)
+    }
+
+    /// The way from one tree to another.
+    pub(crate) async fn delta(&self, from: &TreeSha, to: &TreeSha) -> Result<Delta, Failure> {
+        let (from, to) = (from.clone(), to.clone());
+        self.read(move |repo| delta::delta(repo, &find_tree(repo, &from)?, &find_tree(repo, &to)?)).await
+    }
+
+    /// Every file of a tree by its name, and the bytes of those at its top only.
+    pub(crate) async fn outline(&self, tree: &TreeSha) -> Result<Vec<TreeFile>, Failure> {
+        let tree = tree.clone();
+        self.read(move |repo| tree::outline(repo, &find_tree(repo, &tree)?)).await
+    }
+
+    /// Those of the paths that are files of a tree, with their bytes.
+    pub(crate) async fn pick(&self, tree: &TreeSha, paths: Vec<Vec<u8>>) -> Result<Vec<TreeFile>, Failure> {
+        let tree = tree.clone();
+        self.read(move |repo| tree::pick(repo, &find_tree(repo, &tree)?, paths)).await
     }
 
     /// One file of a commit, if it is there.
@@ -183,6 +213,12 @@ pub(crate) fn open(path: &Path) -> Result<Repository, Failure> {
 pub(crate) fn commit_tree<'a>(repo: &'a Repository, commit: &CommitSha) -> Result<git2::Tree<'a>, Failure> {
     repo.find_commit(oid(commit.as_str())?).and_then(|commit| commit.tree()).map_err(|error| {
         Failure::internal(format!("the commit {commit} is not in the mirror")).detail(error.message().to_owned())
+    })
+}
+
+fn find_tree<'a>(repo: &'a Repository, tree: &TreeSha) -> Result<git2::Tree<'a>, Failure> {
+    repo.find_tree(oid(tree.as_str())?).map_err(|error| {
+        Failure::internal(format!("the tree {tree} is not in the mirror")).detail(error.message().to_owned())
     })
 }
 

@@ -5,9 +5,11 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod base;
 pub mod checkout;
 pub mod doctor;
 pub mod egress;
+mod environment;
 pub mod fence;
 pub mod forbidden;
 pub mod forge;
@@ -24,3 +26,4 @@ pub mod text;
 pub mod toml_problem;
 pub mod verify;
 pub mod worker;
+mod workspace;

@@ -3,12 +3,7 @@
 //! Nothing that the agent says is believed: what leaves its sandbox is a patch, policy judges it, the repository's own
 //! checks run on it in a second, fresh sandbox, and only a [`VerifiedPatch`] can be published.
 
-use std::{
-    panic::AssertUnwindSafe,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
@@ -20,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::{self, Agents, Round},
     artifacts::Artifacts,
-    checkout::{self, Base, Mirror},
+    base::Bases,
+    checkout::{Base, Mirror},
     egress::{Egress, ModelProviders},
+    environment,
     fence::Fence,
     forge::{Forge, Permission},
     gpu::{self, Borrowed, Gpus},
@@ -29,22 +26,23 @@ use crate::{
     policy::{self, AllowedPatch},
     progress::{Progress, ProgressEvent},
     publish::{self, Identity, Publication},
-    repo_config::{self, RepoConfig},
-    sandbox::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec, TreeFile},
+    repo_config::RepoConfig,
+    sandbox::{Sandbox, SandboxError, SandboxSpec, pool::Sandboxes},
     text,
     verify::{self, Verdict, Verification, VerifiedPatch},
+    workspace::{Wish, Workspace},
 };
 
 /// What may leave a sandbox at all; policy, which is asked afterwards, is far below.
 const EXTRACT_LIMITS: ExtractLimits = ExtractLimits { max_files: 10_000, max_bytes: 256 << 20 };
-/// The longest that one setup command may take.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Everything that an attempt needs, shared by all attempts of a worker.
 #[derive(Debug)]
 pub struct Hands {
-    /// Starts sandboxes.
-    pub backend: Arc<dyn SandboxBackend>,
+    /// Every sandbox comes from here.
+    pub sandboxes: Arc<Sandboxes>,
+    /// Prepared starting points of sandboxes.
+    pub bases: Arc<Bases>,
     /// Where repositories and pull requests live.
     pub forge: Arc<dyn Forge>,
     /// The known agents.
@@ -90,10 +88,12 @@ pub async fn run_task(
     // Outlives every box of the attempt: what is lent goes back when they are gone.
     let borrowed = Borrowed::new(hands.gpus.clone());
     let result = AssertUnwindSafe(attempt(hands, task, fence, &borrowed, progress, cancel)).catch_unwind().await;
-    for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
-        // Safe to repeat, so the ways out of an attempt need not remember which boxes were started.
-        if let Err(error) = hands.backend.stop(&sandbox_name(task, purpose)).await {
-            tracing::warn!(task.id = %task.id, %error, "a sandbox is left to the sweep");
+    // Its boxes are removed off the path, but for those that could still use what was lent.
+    if borrowed.used().is_some() {
+        for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
+            if !hands.sandboxes.gone(&sandbox_name(task, purpose)).await {
+                tracing::warn!(task.id = %task.id, purpose, "a sandbox is left to the sweep");
+            }
         }
     }
     match result {
@@ -118,10 +118,10 @@ async fn attempt(
     let started = Instant::now();
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
-    let (mirror, base, config, files) = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
+    let (mirror, base, config) = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
-    let (sandbox, egress) =
-        or_cancelled(cancel, open_sandbox(hands, task, files, &config, borrowed, progress, cancel)).await?;
+    let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, progress, cancel);
+    let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
     let mut conversation = Conversation::open(task, &base, &config, &artifacts)?;
     let verified = loop {
@@ -143,7 +143,9 @@ async fn attempt(
             Err(violations) => return Ok((Outcome::PolicyRejected { violations }, None)),
         };
         let with = Verification {
-            backend: hands.backend.clone(),
+            sandboxes: &hands.sandboxes,
+            bases: Some(&hands.bases),
+            repo: &task.request.repo,
             spec: sandbox_spec(task, &config, "verify"),
             config: &config,
             mirror: &mirror,
@@ -206,7 +208,7 @@ async fn prepare(
     task: &Task,
     borrowed: &Borrowed,
     progress: &Progress,
-) -> Result<(Mirror, Base, RepoConfig, Vec<TreeFile>), Failure> {
+) -> Result<(Mirror, Base, RepoConfig), Failure> {
     let request = &task.request;
     // Without an id the forge would be asked about Onramp itself: only the person at this machine may go without one.
     let known = request.actor.id.is_some() || request.source == Source::CommandLine;
@@ -223,30 +225,30 @@ async fn prepare(
     let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
     progress.step(format!("checked out {branch}@{}", base.commit.short()));
 
-    let file = mirror.file(&base.commit, repo_config::FILE_NAME).await?;
-    let files = mirror.files(&base.commit).await?;
-    let mut config = RepoConfig::load(file.as_deref(), &files)?;
+    let tree = mirror.tree_of(&base.commit).await?;
+    let mut config = environment::configuration(&mirror, &base.commit, &tree).await?;
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
     gpu::apply_request(&mut config, &request.resources);
     borrowed.could(&config)?;
     if config.environment.agent_gpu || config.checks.iter().any(|check| check.gpu.is_some()) {
         let image = config.environment.image.as_deref().or(config.environment.dockerfile.as_deref());
-        hands.backend.could_show_gpus(image).await?;
+        hands.sandboxes.backend().could_show_gpus(image).await?;
     }
-    if let Some(dockerfile) = &config.environment.dockerfile {
-        let tag = format!("onramp/{}:{}", request.repo.to_string().to_lowercase(), base.commit);
-        let context = checkout::archive(&files).map_err(Failure::internal)?;
-        config.environment.image = Some(hands.backend.build_image(context, dockerfile, &tag).await?);
-        progress.step(format!("built the image of {dockerfile}"));
+    let backend = hands.sandboxes.backend().as_ref();
+    if environment::build_image(&mut config, &mirror, &base.commit, &request.repo, backend).await? {
+        progress.step(format!("built the image of {}", config.environment.dockerfile.as_deref().unwrap_or_default()));
     }
-    Ok((mirror, base, config, files))
+    hands.bases.want(&request.repo, request.base.is_none().then_some(&base.commit));
+    Ok((mirror, base, config))
 }
 
-/// Starts the agent's sandbox with the base commit in its workspace, opens its tunnels and runs the setup commands.
+/// Opens the agent's sandbox with the base commit in its workspace, its tunnels, and everything set up.
+#[expect(clippy::too_many_arguments, reason = "all that an attempt has by then")]
 async fn open_sandbox(
     hands: &Hands,
     task: &Task,
-    files: Vec<TreeFile>,
+    mirror: &Mirror,
+    base: &Base,
     config: &RepoConfig,
     borrowed: &Borrowed,
     progress: &Progress,
@@ -256,25 +258,25 @@ async fn open_sandbox(
     if let Some(gpu) = config.environment.gpu.as_ref().filter(|_| config.environment.agent_gpu) {
         spec.gpus = borrowed.for_agent(gpu, progress).await?;
     }
-    let sandbox = Sandbox::start(hands.backend.clone(), &spec).await.map_err(sandbox_failure)?;
-    progress.step(format!("sandbox ready: {} ({})", sandbox.kind(), sandbox.environment()));
-    sandbox.put(files).await.map_err(sandbox_failure)?;
-    sandbox.mark().await.map_err(sandbox_failure)?;
-    let egress = Egress::open(&sandbox, hands.models.clone(), &config.network.allow, cancel).await?;
-    for line in &config.environment.setup {
-        let mut command = Command::shell(line, SETUP_TIMEOUT);
-        command.env.extend(config.environment.env.clone());
-        command.env.extend(egress.inside().env());
-        let mut output = text::Tail::default();
-        let exit = sandbox.run(&command, &mut |piece| output.push(piece)).await.map_err(sandbox_failure)?;
-        if !exit.success() {
-            let message =
-                format!("The setup command `{line}` failed on the untouched base ({})", text::exit_words(&exit));
-            return Err(Failure::new(Code::SetupFailed, message).detail(output.lines(40)));
+    let wish = Wish {
+        sandboxes: &hands.sandboxes,
+        bases: Some(&hands.bases),
+        mirror,
+        repo: &task.request.repo,
+        tree: &mirror.tree_of(&base.commit).await?,
+        config,
+        spec: &spec,
+    };
+    let workspace = Workspace::open(wish).await?;
+    progress.step(format!("sandbox ready: {} ({})", workspace.sandbox().kind(), workspace.environment()));
+    let egress = Egress::open(workspace.sandbox(), hands.models.clone(), &config.network.allow, cancel).await?;
+    if !workspace.is_set_up() {
+        if let Some(trouble) = hands.bases.trouble(&task.request.repo) {
+            progress.tell(ProgressEvent::Warning(format!("there is no base to start from: {trouble}")));
         }
-        progress.step(format!("setup: {line}"));
+        workspace.set_up(config, &egress.inside().env(), progress).await?;
     }
-    Ok((sandbox, egress))
+    Ok((workspace.into_sandbox(), egress))
 }
 
 async fn deliver(
@@ -423,7 +425,7 @@ fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str) -> SandboxSpec 
 }
 
 /// A sandbox error as a failure of the attempt.
-pub(crate) fn sandbox_failure(error: SandboxError) -> Failure {
+pub fn sandbox_failure(error: SandboxError) -> Failure {
     match error {
         SandboxError::Failure(failure) => failure,
         SandboxError::Lost(reason) => Failure::new(Code::SandboxLost, format!("The sandbox was lost: {reason}")),

@@ -3,6 +3,7 @@
 mod demo;
 mod doctor;
 mod explain;
+mod gc;
 mod run;
 mod serve;
 mod show;
@@ -59,6 +60,8 @@ enum Subcommands {
     Serve,
     /// Look whether this machine can do what it is configured for, and say what to mend
     Doctor(doctor::DoctorArgs),
+    /// Remove sandboxes that nobody works with and bases that nobody needs
+    Gc(gc::GcArgs),
     /// Say what an error code means and what to do
     Explain {
         /// Such as E012; none: list them all
@@ -121,7 +124,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         }
         // It looks at a configuration that cannot be used, too.
         Subcommands::Doctor(args) => return doctor::doctor(args, configured(&cli.global), &surroundings).await,
-        Subcommands::Demo(_) | Subcommands::Run(_) | Subcommands::Serve => {}
+        Subcommands::Demo(_) | Subcommands::Run(_) | Subcommands::Gc(_) | Subcommands::Serve => {}
     }
     let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
@@ -134,6 +137,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
     match cli.command {
         Subcommands::Demo(args) => demo::demo(setting, args).await,
         Subcommands::Run(args) => run::run(setting, args).await,
+        Subcommands::Gc(args) => gc::gc(setting, args).await,
         Subcommands::Serve => serve::serve(setting).await,
         Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
     }

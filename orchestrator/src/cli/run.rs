@@ -93,6 +93,8 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     task.attempt = 1;
     let cancel = cancelled_by_signal(&show);
     let report = run_task(&hands, &task, &Fence::open(), &noting_the_diff(&show), &cancel).await;
+    // Removed off the path, and still before this process ends.
+    hands.sandboxes.close().await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
     if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply)
     {

@@ -27,6 +27,8 @@ pub const MAX_REQUEST: usize = 8 << 20;
 pub const WINDOW: u32 = 256 * 1024;
 /// The longest path or link target, in bytes.
 pub const MAX_PATH: usize = 4095;
+/// A change within this time before a mark may carry the same clock tick as one after it: it stays a candidate.
+pub const RACY: std::time::Duration = std::time::Duration::from_millis(50);
 /// Channels from here on are opened by the guest.
 pub const GUEST_CHANNELS: u32 = 1 << 31;
 

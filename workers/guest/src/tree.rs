@@ -11,12 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use guest::protocol::{FileKind, Found, MAX_PATH};
+use guest::protocol::{FileKind, Found, MAX_PATH, RACY};
 
 use crate::sys::{self, Look, Moment};
 
-/// A change within this time before the mark may carry the same clock tick as one after it.
-const RACY: Duration = Duration::from_millis(50);
 /// From so many racy entries on, waiting until they are not is cheaper than carrying all of them.
 const MANY_RACY: usize = 64;
 /// More paths than this are not a repository any more.

@@ -1,6 +1,6 @@
 //! Reading trees of a mirror, bounded: a tree of ten objects can name a thousand million files.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use git2::{ObjectType, Odb, Oid, Repository, Tree};
 use tasks::{Code, Failure};
@@ -15,7 +15,7 @@ const MAX_FILES: usize = 500_000;
 /// Directories below one another that a workspace may have.
 pub(crate) const MAX_DEPTH: usize = 200;
 /// Bytes that a workspace may have: they travel through memory.
-const MAX_BYTES: u64 = 1 << 30;
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
 /// What a path of a tree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,41 @@ pub(super) fn files(repo: &Repository, tree: &Tree<'_>) -> Result<Vec<TreeFile>,
     let mut left = MAX_BYTES;
     let read = |(path, kind, id)| Ok(TreeFile { path, kind, bytes: blob(&odb, id, &mut left)? });
     found.into_iter().map(read).collect()
+}
+
+/// Every file of a tree by its name, and the bytes of those at its top only: enough to see what kind of repository it is.
+pub(super) fn outline(repo: &Repository, tree: &Tree<'_>) -> Result<Vec<TreeFile>, Failure> {
+    let odb = repo.odb().map_err(Failure::internal)?;
+    let (mut files, mut left) = (Vec::new(), MAX_BYTES);
+    walk(repo, tree, &mut |path, entry| {
+        if let Entry::File(kind, id) = entry {
+            let bytes = if path.contains(&b'/') { Vec::new() } else { blob(&odb, id, &mut left)? };
+            files.push(TreeFile { path, kind, bytes });
+        }
+        Ok(())
+    })?;
+    Ok(files)
+}
+
+/// Those of the paths that are files of a tree, with their bytes.
+pub(super) fn pick(repo: &Repository, tree: &Tree<'_>, paths: Vec<Vec<u8>>) -> Result<Vec<TreeFile>, Failure> {
+    let odb = repo.odb().map_err(Failure::internal)?;
+    let (mut files, mut left) = (Vec::new(), MAX_BYTES);
+    for path in paths {
+        let kind = match tree.get_path(Path::new(OsStr::from_bytes(&path))) {
+            Err(error) if error.code() == git2::ErrorCode::NotFound => continue,
+            Err(error) => return Err(missing(&error)),
+            Ok(entry) => (entry.filemode(), entry.id()),
+        };
+        let (kind, id) = match kind {
+            (0o040000 | 0o160000, _) => continue,
+            (0o120000, id) => (FileKind::Symlink, id),
+            (0o100755, id) => (FileKind::Executable, id),
+            (_, id) => (FileKind::Regular, id),
+        };
+        files.push(TreeFile { path, kind, bytes: blob(&odb, id, &mut left)? });
+    }
+    Ok(files)
 }
 
 /// One file of a tree. A symbolic link is not followed: its target is the content.

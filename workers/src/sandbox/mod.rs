@@ -162,8 +162,8 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     }
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;
-    /// Removes every box of this installation that no living process works with, and of this process every one that `keep`
-    /// does not want. Returns how many.
+    /// Removes every box of this installation that no living process works with, and of this process every one, unless
+    /// `keep` wants it. Returns how many. `keep` is asked about no box of another living process.
     async fn sweep(&self, keep: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync)) -> Result<usize, SandboxError>;
 }
 

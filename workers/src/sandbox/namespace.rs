@@ -282,7 +282,12 @@ impl SandboxBackend for NamespaceBackend {
             self.stop(&name).await?;
         }
         let root = self.root.clone();
-        for name in blocking(move || directory::names(&root)).await?.into_iter().filter(|name| !keep(name)) {
+        let of_the_dead = move || {
+            let mut names = directory::names(&root)?;
+            names.retain(|name| directory::is_abandoned(&root, name));
+            Ok(names)
+        };
+        for name in blocking(of_the_dead).await?.into_iter().filter(|name| !keep(name)) {
             let root = self.root.clone();
             n_removed += usize::from(blocking(move || directory::remove_abandoned(&root, &name)).await?);
         }

@@ -30,6 +30,8 @@ const BACKOFF: Duration = Duration::from_secs(30);
 /// What the backend may take to remove a box, and how often it is asked.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_ATTEMPTS: u32 = 5;
+/// How often boxes are looked for that nobody works with.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Starts that run at the same time: more only make each other slower.
 const STARTS_AT_ONCE: usize = 16;
 
@@ -99,12 +101,18 @@ pub(super) struct Undertaker {
     backend: Arc<dyn SandboxBackend>,
     work: TaskTracker,
     live: Arc<Mutex<HashSet<String>>>,
+    forgotten: Arc<Notify>,
 }
 
 impl Sandboxes {
     /// Boxes of this backend. Nothing is started ahead unless [`Sandboxes::run`] runs.
     pub fn new(backend: Arc<dyn SandboxBackend>, options: PoolOptions) -> Arc<Self> {
-        let undertaker = Undertaker { backend: Arc::clone(&backend), work: TaskTracker::new(), live: Arc::default() };
+        let undertaker = Undertaker {
+            backend: Arc::clone(&backend),
+            work: TaskTracker::new(),
+            live: Arc::default(),
+            forgotten: Arc::default(),
+        };
         Arc::new(Self {
             backend,
             options,
@@ -189,9 +197,9 @@ impl Sandboxes {
         let undertaker = self.undertaker.clone();
         let this = Arc::clone(self);
         let (answer, started) = oneshot::channel();
+        undertaker.lock().insert(spec.name.clone());
         self.undertaker.work.spawn(async move {
             let _place = this.starts.acquire().await;
-            undertaker.lock().insert(spec.name.clone());
             let started = Sandbox::start_owned(&spec, &undertaker).await;
             if started.is_err() {
                 undertaker.forget(&spec.name);
@@ -287,6 +295,42 @@ impl Sandboxes {
         self.backend.sweep(&holds).await
     }
 
+    /// What [`Sandboxes::sweep`] would remove, by name.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn abandoned(&self) -> Result<Vec<String>, SandboxError> {
+        let live = self.undertaker.lock().clone();
+        let names = Mutex::new(Vec::new());
+        let keeps = |name: &str| {
+            if !live.contains(name) {
+                names.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+            }
+            true
+        };
+        self.backend.sweep(&keeps).await?;
+        Ok(names.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// [`Sandboxes::sweep`], told to the log.
+    pub async fn sweep_once(&self) {
+        match self.sweep().await {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(n_sandboxes = n, "removed sandboxes that nobody works with"),
+            Err(error) => tracing::warn!(%error, "cannot look for sandboxes that nobody works with"),
+        }
+    }
+
+    /// Sweeps every few minutes until `stop`.
+    pub async fn sweep_now_and_then(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(SWEEP_INTERVAL) => self.sweep_once().await,
+            }
+        }
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> PoolStats {
         PoolStats {
@@ -295,6 +339,26 @@ impl Sandboxes {
             n_warm: self.lock().values().map(|pool| pool.warm.len()).sum(),
             n_boxes: self.undertaker.lock().len(),
         }
+    }
+
+    /// Waits until nothing is left of a box that was let go of, or whose start was given up. False when it would not end.
+    pub async fn gone(&self, name: &str) -> bool {
+        let gone = async {
+            loop {
+                let forgotten = std::pin::pin!(self.undertaker.forgotten.notified());
+                // `notified` listens from its making on, so nothing is missed between the look and the wait.
+                if !self.undertaker.lock().contains(name) {
+                    return;
+                }
+                forgotten.await;
+            }
+        };
+        let ended = async {
+            gone.await;
+            // Once more, for a box that was given up on: it is quick where nothing is left.
+            self.backend.stop(name).await.is_ok()
+        };
+        tokio::time::timeout(STOP_TIMEOUT * STOP_ATTEMPTS, ended).await.unwrap_or(false)
     }
 
     /// Waits until every start and every removal at hand has ended.
@@ -381,6 +445,7 @@ impl Undertaker {
     /// The box is gone.
     pub(super) fn forget(&self, name: &str) {
         self.lock().remove(name);
+        self.forgotten.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{tests::*, *};
 use crate::{
     gpu::{Borrowed, GpuHost, GpuOptions, Gpus},
-    sandbox::{Started, namespace::NamespaceBackend},
+    sandbox::{SandboxBackend, Started, namespace::NamespaceBackend, pool::PoolOptions},
 };
 
 /// Starts boxes without the devices that do not exist, and notes which were asked for.
@@ -50,8 +50,11 @@ async fn gpus(dir: &std::path::Path) -> Gpus {
 async fn verified(room: &Room, config: &RepoConfig, borrowed: &Borrowed) -> (Result<Verdict, Failure>, Vec<String>) {
     let backend = Arc::new(Noting { inner: room.backend.clone(), noted: std::sync::Mutex::default() });
     let progress = room.progress();
+    let sandboxes = Sandboxes::new(backend.clone(), PoolOptions::default());
     let with = Verification {
-        backend: backend.clone(),
+        sandboxes: &sandboxes,
+        bases: None,
+        repo: &"acme/calc".parse().unwrap(),
         spec: spec("verify"),
         config,
         mirror: &room.mirror,
@@ -61,6 +64,7 @@ async fn verified(room: &Room, config: &RepoConfig, borrowed: &Borrowed) -> (Res
         cancel: &CancellationToken::new(),
     };
     let verdict = verify(room.allowed.clone(), with).await;
+    sandboxes.close().await;
     assert_eq!(room.backend.sweep(&|_| false).await.unwrap(), 0, "no sandbox is left");
     let noted = backend.noted.lock().unwrap().clone();
     (verdict, noted)

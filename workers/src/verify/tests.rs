@@ -7,7 +7,7 @@ use crate::{
     checkout::Remote,
     patch::{ExtractLimits, Patch},
     policy,
-    sandbox::{HostTools, Limits, namespace::NamespaceBackend},
+    sandbox::{HostTools, Limits, SandboxBackend as _, namespace::NamespaceBackend, pool::PoolOptions},
 };
 
 fn exit(code: Option<i32>, signal: Option<i32>, timed_out: bool) -> Exit {
@@ -115,8 +115,11 @@ impl Room {
         cancel: &CancellationToken,
     ) -> Result<Verdict, Failure> {
         let config = config(checks);
+        let sandboxes = Sandboxes::new(self.backend.clone(), PoolOptions::default());
         let with = Verification {
-            backend: self.backend.clone(),
+            sandboxes: &sandboxes,
+            bases: None,
+            repo: &"acme/calc".parse().unwrap(),
             spec: spec("verify"),
             config: &config,
             mirror: &self.mirror,
@@ -126,6 +129,7 @@ impl Room {
             cancel,
         };
         let verdict = verify(self.allowed.clone(), with).await;
+        sandboxes.close().await;
         assert_eq!(self.backend.sweep(&|_| false).await.unwrap(), 0, "no sandbox is left");
         verdict
     }

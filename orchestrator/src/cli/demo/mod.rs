@@ -137,6 +137,8 @@ fn adapt(config: &mut Config, data: PathBuf, secret: &str) -> Result<(), Failure
     config.agent.default = agent_name()?;
     config.sandbox.default_image = IMAGE.to_owned();
     config.worker.n_workers = 1;
+    // A base would outlive it on the engine.
+    config.bases.enabled = false;
     Ok(())
 }
 

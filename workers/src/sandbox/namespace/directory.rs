@@ -88,6 +88,14 @@ pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Whether a box is left of a worker that is gone.
+pub(super) fn is_abandoned(root: &Path, name: &str) -> bool {
+    match File::open(lock_path(root, name)) {
+        Ok(lock) => !matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(_) => true,
+    }
+}
+
 /// Removes what a worker that is gone left of a box; true when there was something. A box whose worker lives, in this
 /// process or another one, is left alone.
 pub(super) fn remove_abandoned(root: &Path, name: &str) -> io::Result<bool> {
