@@ -166,6 +166,9 @@ pub struct Model {
 #[expect(missing_docs, reason = "config.example.toml documents every key, once")]
 pub struct Worker {
     pub n_workers: usize,
+    pub server: String,
+    pub token: Secret,
+    pub name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -243,9 +246,13 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let source = String::deserialize(deserializer)?;
         let text = match source.split_once(':') {
-            Some(("env", name)) => env(name).unwrap_or_default(),
-            Some(("file", path)) => std::fs::read_to_string(path)
-                .map_err(|error| de::Error::custom(format!("the secret file {path} cannot be read: {error}")))?,
+            // Where secrets are mounted as files, NAME_FILE says where.
+            Some(("env", name)) => match (env(name), env(&format!("{name}_FILE"))) {
+                (Some(value), _) => value,
+                (None, Some(path)) => secret_file(&path).map_err(de::Error::custom)?,
+                (None, None) => String::new(),
+            },
+            Some(("file", path)) => secret_file(path).map_err(de::Error::custom)?,
             // The text itself is not repeated: it may be a secret.
             _ if !source.is_empty() => {
                 return Err(de::Error::custom("a secret is written as env:NAME or file:PATH, never as itself"));
@@ -255,6 +262,10 @@ impl<'de> Deserialize<'de> for Secret {
         let value = Some(text.trim()).filter(|text| !text.is_empty()).map(|text| SecretString::from(text.to_owned()));
         Ok(Self { source, value })
     }
+}
+
+fn secret_file(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("the secret file {path} cannot be read: {error}"))
 }
 
 impl Default for Config {
@@ -345,7 +356,7 @@ impl Config {
     /// What no text for people outside may ever show: every secret, and where the data lies on this machine.
     pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
         let github = &self.github;
-        let secrets = [&github.token, &github.app_key].into_iter().chain(&github.webhook_secrets);
+        let secrets = [&github.token, &github.app_key, &self.worker.token].into_iter().chain(&github.webhook_secrets);
         let secrets = secrets.chain(self.models.values().map(|model| &model.key)).filter_map(Secret::value).cloned();
         secrets.chain([SecretString::from(data.display().to_string())]).collect()
     }
@@ -402,6 +413,8 @@ pub struct Surroundings {
     pub no_color: bool,
     /// The name of the person, for local runs.
     pub user: String,
+    /// The name of this machine; empty when it has none.
+    pub host: String,
 }
 
 impl Surroundings {
@@ -413,6 +426,7 @@ impl Surroundings {
             docker_host: env("DOCKER_HOST"),
             no_color: env("NO_COLOR").is_some(),
             user: env("USER").or_else(|| env("LOGNAME")).unwrap_or_else(|| "you".to_owned()),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         }
     }
 }

@@ -2,29 +2,37 @@
 
 pub mod cli;
 pub mod config;
+mod crew;
 pub mod notify;
 pub mod queue;
 pub mod reaper;
+pub mod remote;
 pub mod telemetry;
 pub mod user_error;
 pub mod wiring;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, header::RETRY_AFTER},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
 use config::{Config, Secret, Surroundings};
+use crew::Crew;
 use notify::Notifier;
 use queue::{Queue, QueueOptions};
+use remote::{Access, Desk};
 use secrecy::SecretString;
 use tasks::{Code, Failure, Intake, Task, Timestamp, WorkQueue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use webhooks::DoorConfig;
-use workers::{
-    agent::Agents,
-    forge::Forge,
-    progress::Progress,
-    run::Hands,
-    worker::{Places, Worker},
-};
+use workers::{agent::Agents, forge::Forge, progress::Progress};
 
 /// The one clock: read here and passed on.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
@@ -45,7 +53,7 @@ pub struct Parts {
     pub forge: Option<Arc<dyn Forge>>,
     /// Instead of the embedded and configured agents.
     pub agents: Option<Agents>,
-    /// Instead of telling nobody.
+    /// Instead of writing it beside the artifacts.
     pub progress: Option<ProgressFor>,
 }
 
@@ -53,14 +61,16 @@ pub struct Parts {
 pub struct Running {
     addr: SocketAddr,
     queue: Arc<Queue>,
-    hands: Arc<Hands>,
-    why: String,
+    artifacts: PathBuf,
+    /// The workers of this process, if there are any: they end by draining.
+    crew: Option<Crew>,
     notifier: Arc<Notifier>,
-    /// The door and the workers: they end by draining.
-    working: TaskTracker,
+    /// The door. It stays open for workers elsewhere until those of this process have ended.
+    serving: TaskTracker,
     /// Reaper and notifier: they outlive the work, and end when told to.
     watching: TaskTracker,
     drain: CancellationToken,
+    closed: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -71,6 +81,7 @@ pub struct Running {
 pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let surroundings = parts.surroundings.unwrap_or_else(Surroundings::read);
     let door = door_config(&config)?;
+    let access = config.worker.token.value().map(Access::new).transpose()?;
     let forge = parts.forge.map_or_else(|| wiring::github(&config), Ok)?;
     let data = config.data_dir()?;
     std::fs::create_dir_all(&data).map_err(|error| {
@@ -80,52 +91,57 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let (dir, options) = (data.join("queue"), QueueOptions::new(clock.clone()));
     let opened = tokio::task::spawn_blocking(move || Queue::open(&dir, options)).await.map_err(Failure::internal)?;
     let queue = Arc::new(opened?);
-    let (hands, why) = wiring::hands(&config, &surroundings, forge.clone(), parts.agents).await?;
-    hands.agents.get(&hands.default_agent)?;
-    hands.sandboxes.sweep_once().await;
+    let crew = match config.worker.n_workers {
+        0 => None,
+        _ => Some(Crew::ready(&config, &surroundings, forge.clone(), parts.agents).await?),
+    };
 
     let listener = tokio::net::TcpListener::bind(&config.server.listen).await.map_err(|error| {
         Failure::new(Code::CannotListen, format!("Cannot listen on {}: {error}", config.server.listen))
     })?;
     let addr = listener.local_addr().map_err(Failure::internal)?;
 
-    let (working, watching) = (TaskTracker::new(), TaskTracker::new());
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let router = webhooks::router(queue.clone() as Arc<dyn Intake>, door);
-    let closing = drain.clone();
-    working.spawn(async move {
+    let (serving, watching) = (TaskTracker::new(), TaskTracker::new());
+    let (drain, closed, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let door = webhooks::router(queue.clone() as Arc<dyn Intake>, door);
+    let mut router = door.layer(middleware::from_fn_with_state(drain.clone(), not_while_draining));
+    let artifacts = data.join("artifacts");
+    if let Some(access) = access {
+        let desk = Desk::new(queue.clone(), clock.clone(), artifacts.clone(), access, drain.clone());
+        router = router.merge(desk.router());
+    } else if crew.is_none() {
+        tracing::warn!("no task will run: worker.n_workers is 0, and without worker.token no worker elsewhere may ask");
+    }
+    let closing = closed.clone();
+    serving.spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "the door closed by itself");
         }
     });
-    let progress = parts.progress.unwrap_or_else(|| Arc::new(|_: &Task| Progress::silent()));
-    let places = Places::new(config.worker.n_workers, hands.gpus.n_devices());
-    for n in 1..=places.n_workers() {
-        let name = format!("local-{n}").parse().map_err(Failure::internal)?;
-        queue.release_worker(&name).await.map_err(Failure::internal)?;
-        let worker = Worker {
-            name,
-            queue: queue.clone() as Arc<dyn WorkQueue>,
-            hands: hands.clone(),
-            places: places.clone(),
-            progress: progress.clone(),
-        };
-        let (drain, stop) = (drain.clone(), stop.clone());
-        working.spawn(async move { worker.run(drain, stop).await });
+    serving.close();
+    if let Some(crew) = &crew {
+        let workers = crew.workers(&config, "local", &(queue.clone() as Arc<dyn WorkQueue>), parts.progress)?;
+        for worker in &workers {
+            queue.release_worker(&worker.name).await.map_err(Failure::internal)?;
+        }
+        crew.start(workers, &drain, &stop);
     }
-    working.close();
     let (reaped, reaping_clock, until) = (queue.clone(), clock.clone(), stop.clone());
     watching.spawn(async move { reaper::run(&reaped, reaping_clock, until).await });
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
-    let (sandboxes, until) = (hands.sandboxes.clone(), stop.clone());
-    watching.spawn(async move { sandboxes.sweep_now_and_then(until).await });
-    watching.spawn(hands.sandboxes.clone().run());
-    watching.spawn(hands.bases.clone().run(stop.clone()));
     watching.close();
-    Ok(Running { addr, queue, hands, why, notifier, working, watching, drain, stop })
+    Ok(Running { addr, queue, artifacts, crew, notifier, serving, watching, drain, closed, stop })
+}
+
+/// Deliveries are told to come again; workers elsewhere still end what they have begun.
+async fn not_while_draining(State(drain): State<CancellationToken>, request: Request, next: Next) -> Response {
+    if drain.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "30")], "shutting down\n").into_response();
+    }
+    next.run(request).await
 }
 
 impl Running {
@@ -139,32 +155,44 @@ impl Running {
         &self.queue
     }
 
-    /// What attempts share.
-    pub fn hands(&self) -> &Arc<Hands> {
-        &self.hands
+    /// Where the artifacts of all attempts lie.
+    pub fn artifacts(&self) -> &Path {
+        &self.artifacts
     }
 
     /// Which sandbox is used, and why.
     pub fn sandbox(&self) -> &str {
-        &self.why
+        self.crew.as_ref().map_or("no task runs in this process", Crew::why)
     }
 
     /// Takes no new delivery and no new task, lets the tasks at hand end, and tells what is left to tell.
     pub async fn drain(&self) {
         self.drain.cancel();
-        self.working.wait().await;
+        self.work_ended().await;
+        self.closed.cancel();
+        self.serving.wait().await;
         if let Err(error) = self.notifier.deliver_once(now()).await {
             tracing::warn!(%error, "the last comments are left to the next start");
         }
         self.stop().await;
     }
 
+    async fn work_ended(&self) {
+        if let Some(crew) = &self.crew {
+            crew.ended().await;
+        }
+    }
+
     /// Gives back what runs and waits until everything has ended.
     pub async fn stop(&self) {
         self.drain.cancel();
         self.stop.cancel();
-        self.working.wait().await;
-        self.hands.sandboxes.close().await;
+        self.work_ended().await;
+        self.closed.cancel();
+        self.serving.wait().await;
+        if let Some(crew) = &self.crew {
+            crew.close().await;
+        }
         self.watching.wait().await;
         self.queue.shutdown().await;
     }

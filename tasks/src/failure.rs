@@ -163,6 +163,8 @@ codes! {
     StoreUnavailable = "E062", Infrastructure, 5, "Free space on the data directory's disk; nothing that was acknowledged is lost.";
     /// The address to listen on cannot be used.
     CannotListen = "E063", Configuration, 5, "Choose another address with [server] listen, or stop the program that uses it.";
+    /// The server will not have this worker: another token, or another version of the protocol between them.
+    WorkerRefused = "E064", Configuration, 4, "Give [worker] token the same value on both sides, and install the same version of onramp on both.";
     /// Somebody stopped the task.
     Cancelled = "E070", Agent, 130, "What was done until then is kept; ask again to start anew.";
     /// The worker vanished while it held the task.

@@ -7,6 +7,7 @@ mod gc;
 mod run;
 mod serve;
 mod show;
+mod worker;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -57,7 +58,9 @@ enum Subcommands {
     /// Change a repository as asked and print the verified diff
     Run(run::RunArgs),
     /// Take webhook deliveries and turn labelled issues into pull requests
-    Serve,
+    Serve(serve::ServeArgs),
+    /// Do the tasks of an `onramp serve` in another process or on another machine
+    Worker(worker::WorkerArgs),
     /// Look whether this machine can do what it is configured for, and say what to mend
     Doctor(doctor::DoctorArgs),
     /// Remove sandboxes that nobody works with and bases that nobody needs
@@ -124,11 +127,15 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         }
         // It looks at a configuration that cannot be used, too.
         Subcommands::Doctor(args) => return doctor::doctor(args, configured(&cli.global), &surroundings).await,
-        Subcommands::Demo(_) | Subcommands::Run(_) | Subcommands::Gc(_) | Subcommands::Serve => {}
+        Subcommands::Demo(_)
+        | Subcommands::Run(_)
+        | Subcommands::Gc(_)
+        | Subcommands::Serve(_)
+        | Subcommands::Worker(_) => {}
     }
     let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
-        Subcommands::Serve => (config.log.format, config.log.filter.clone()),
+        Subcommands::Serve(_) | Subcommands::Worker(_) => (config.log.format, config.log.filter.clone()),
         // A person looks at progress lines; the log only speaks up when something is off.
         _ => (LogFormat::Text, "warn".to_owned()),
     };
@@ -138,7 +145,8 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Demo(args) => demo::demo(setting, args).await,
         Subcommands::Run(args) => run::run(setting, args).await,
         Subcommands::Gc(args) => gc::gc(setting, args).await,
-        Subcommands::Serve => serve::serve(setting).await,
+        Subcommands::Serve(args) => serve::serve(setting, args).await,
+        Subcommands::Worker(args) => worker::worker(setting, args).await,
         Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
     }
 }

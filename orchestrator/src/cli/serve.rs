@@ -1,18 +1,31 @@
 //! `onramp serve`: the door, the queue and the hands in one program, until a signal says otherwise.
 
+use clap::Args;
 use tasks::{Code, Failure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Setting;
 use crate::{Parts, start};
 
-pub(super) async fn serve(setting: Setting) -> Result<u8, Failure> {
-    let config = setting.config;
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Tasks that run in this process at the same time; 0: all are left to `onramp worker` elsewhere
+    #[arg(long, value_name = "N")]
+    places: Option<usize>,
+}
+
+pub(super) async fn serve(setting: Setting, args: ServeArgs) -> Result<u8, Failure> {
+    let mut config = setting.config;
+    config.worker.n_workers = args.places.unwrap_or(config.worker.n_workers);
+    let has_door = config.worker.token.value().is_some();
     let label = config.github.label.clone();
     let running = start(config, Parts { surroundings: Some(setting.surroundings), ..Parts::default() }).await?;
     let address = running.addr();
     eprintln!("listening on http://{address}/hooks/github");
     eprintln!("{}", running.sandbox());
+    if has_door {
+        eprintln!("workers elsewhere: onramp worker --server http://{address}");
+    }
     eprintln!(
         "an issue that gets the label `{label}` becomes a task; Ctrl-C ends after the tasks at hand, twice at once"
     );
@@ -29,7 +42,8 @@ pub(super) async fn serve(setting: Setting) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
+/// The next SIGTERM or SIGINT.
+pub(super) async fn wait_for_signal() -> Result<(), Failure> {
     let unavailable = |error| Failure::new(Code::Internal, format!("Signals cannot be received: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;

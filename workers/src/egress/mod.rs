@@ -9,7 +9,7 @@
 //! `https://api.openai.com/v1/responses`. A `base_url` that already ends in the part that the rest begins with
 //! (`https://host/v1`, as many tools want it written) does not get it twice.
 
-mod models;
+pub(crate) mod models;
 mod proxy;
 
 use std::{

@@ -203,7 +203,7 @@ impl Models {
 ///
 /// # Errors
 /// E099 when the system gives no randomness.
-pub(super) fn random_token() -> Result<String, Failure> {
+pub(crate) fn random_token() -> Result<String, Failure> {
     let mut bytes = [0u8; 32];
     rustls::crypto::aws_lc_rs::default_provider()
         .secure_random

@@ -109,7 +109,7 @@ async fn travel(setting: &Setting, root: PathBuf, show: &Show, running: &mut Opt
         });
     };
     show.heading("The diff");
-    let artifacts = running.hands().artifacts.join(task.id.to_string()).join(task.attempt.to_string());
+    let artifacts = running.artifacts().join(task.id.to_string()).join(task.attempt.to_string());
     let diff = std::fs::read_to_string(artifacts.join("diff.patch")).map_err(Failure::internal)?;
     show.write(&diff);
     show.heading("The evidence");
