@@ -21,6 +21,10 @@ pub enum Fault {
     Status502AfterDoing,
     /// Does what was asked, after a wait.
     Slow(Duration),
+    /// Does what was asked, then keeps the answer until [`super::GitHub::release`].
+    DoneThenHeld,
+    /// Keeps the request until [`super::GitHub::release`], then does what was asked.
+    HeldThenDone,
     /// Does nothing and answers 500 with a page of HTML, as GitHub's edge does when all is lost.
     Html500,
 }
@@ -45,6 +49,15 @@ impl Fault {
             }
             Self::Slow(wait) => {
                 tokio::time::sleep(wait).await;
+                answer(server, call).await
+            }
+            Self::DoneThenHeld => {
+                let done = answer(server, call).await;
+                server.hold().await;
+                done
+            }
+            Self::HeldThenDone => {
+                server.hold().await;
                 answer(server, call).await
             }
             Self::Html500 => {

@@ -52,9 +52,20 @@ pub struct GitHub {
 struct Server {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
+    /// How many requests were ever held.
+    held: watch::Sender<usize>,
+    released: watch::Sender<bool>,
 }
 
 impl Server {
+    /// Returns when the test releases what is held.
+    async fn hold(&self) {
+        let mut released = self.released.subscribe();
+        self.held.send_modify(|n| *n += 1);
+        // The sender lives as long as this server.
+        let _ = released.wait_for(|released| *released).await;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A handler that panicked has failed its test already; the others may still look.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,7 +88,12 @@ impl GitHub {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = State::new(format!("http://{address}"), prefix.to_owned(), dir.path().to_owned());
-        let server = Arc::new(Server { state: Mutex::new(state), changed: watch::Sender::new(0) });
+        let server = Arc::new(Server {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            held: watch::Sender::new(0),
+            released: watch::Sender::new(false),
+        });
         let router = axum::Router::new().fallback(serve).with_state(server.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving does not end") });
         Self { server, address, task, _dir: dir }
@@ -149,6 +165,23 @@ impl GitHub {
     /// Makes the next `times` requests that match go wrong. `*` in `path` stands for anything.
     pub fn fault(&self, method: Method, path: &str, fault: Fault, times: usize) -> &Self {
         self.server.state().faults.add(method, path, fault, times);
+        self
+    }
+
+    /// Waits until so many requests were ever held.
+    ///
+    /// # Panics
+    /// When that takes longer than `deadline`.
+    pub async fn until_held(&self, n: usize, deadline: Duration) {
+        let mut held = self.server.held.subscribe();
+        let held =
+            tokio::time::timeout(deadline, held.wait_for(|held| *held >= n)).await.is_ok_and(|held| held.is_ok());
+        assert!(held, "not held after {deadline:?}; requests were:\n{}", self.requests_in_words());
+    }
+
+    /// Lets everything go that is held, and from now on nothing is held.
+    pub fn release(&self) -> &Self {
+        self.server.released.send_replace(true);
         self
     }
 

@@ -70,8 +70,10 @@ impl Upload {
                     continue;
                 }
             };
+            // Of an empty log nothing was sent yet, not even that it is there.
             let there = self.logs.get(&name).is_some_and(|sent| {
-                !sent.broken && sent.length == length && hex::encode(sent.hash.clone().finalize()) == hash
+                let same = sent.length == length && hex::encode(sent.hash.clone().finalize()) == hash;
+                same && !sent.broken && length > 0
             });
             if there || self.settled.contains(&(name.clone(), hash.clone())) {
                 continue;
