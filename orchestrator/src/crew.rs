@@ -44,6 +44,11 @@ impl Crew {
         Ok(Self { hands, why, working: TaskTracker::new(), beside: TaskTracker::new() })
     }
 
+    /// What attempts share.
+    pub(crate) fn hands(&self) -> &Arc<Hands> {
+        &self.hands
+    }
+
     /// Which sandbox is used, and why.
     pub(crate) fn why(&self) -> &str {
         &self.why

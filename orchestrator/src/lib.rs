@@ -32,7 +32,7 @@ use secrecy::SecretString;
 use tasks::{Code, Failure, Intake, Task, Timestamp, WorkQueue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use webhooks::DoorConfig;
-use workers::{agent::Agents, forge::Forge, progress::Progress};
+use workers::{agent::Agents, forge::Forge, progress::Progress, run::Hands};
 
 /// The one clock: read here and passed on.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
@@ -158,6 +158,11 @@ impl Running {
     /// Where the artifacts of all attempts lie.
     pub fn artifacts(&self) -> &Path {
         &self.artifacts
+    }
+
+    /// What attempts share, where tasks run in this process.
+    pub fn hands(&self) -> Option<&Arc<Hands>> {
+        self.crew.as_ref().map(Crew::hands)
     }
 
     /// Which sandbox is used, and why.

@@ -308,7 +308,7 @@ impl Onramp {
 
     /// What attempts share.
     pub fn hands(&self) -> &Arc<Hands> {
-        self.running.hands()
+        self.running.hands().expect("tasks run in this process")
     }
 
     /// Onramp's directory.
