@@ -88,6 +88,8 @@ impl Crew {
         self.working.close();
         let (sandboxes, until) = (self.hands.sandboxes.clone(), stop.clone());
         self.beside.spawn(async move { sandboxes.sweep_now_and_then(until).await });
+        let (sandboxes, until) = (self.hands.sandboxes.clone(), stop.clone());
+        self.beside.spawn(async move { sandboxes.watch(until).await });
         self.beside.spawn(self.hands.sandboxes.clone().run());
         self.beside.spawn(self.hands.bases.clone().run(stop.clone()));
         self.beside.close();

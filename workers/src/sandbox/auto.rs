@@ -67,6 +67,13 @@ impl SandboxBackend for AutoBackend {
         Ok(bases)
     }
 
+    async fn used_bytes(&self, name: &str) -> Option<u64> {
+        match self.namespace.used_bytes(name).await {
+            None => self.engine.used_bytes(name).await,
+            found => found,
+        }
+    }
+
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
         let (engine, namespace) = tokio::join!(self.engine.stop(name), self.namespace.stop(name));
         engine.and(namespace)

@@ -22,8 +22,9 @@ use bollard::{
     Docker,
     models::SystemInfoCgroupVersionEnum,
     query_parameters::{
-        AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
-        RemoveContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
+        AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+        UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
@@ -228,6 +229,12 @@ impl SandboxBackend for DockerBackend {
 
     async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
         Ok(self.kept_images().await?)
+    }
+
+    async fn used_bytes(&self, name: &str) -> Option<u64> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let found = call(self.engine.inspect_container(name, Some(options))).await.ok()?;
+        u64::try_from(found.size_rw?).ok()
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {

@@ -16,6 +16,7 @@ pub mod owner;
 pub mod pool;
 mod translate;
 mod tunnel;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -159,6 +160,10 @@ pub trait SandboxBackend: Send + Sync + std::fmt::Debug {
     /// Every base that is kept for this installation, known to its records or not.
     async fn bases(&self) -> Result<Vec<KeptBase>, SandboxError> {
         Ok(Vec::new())
+    }
+    /// What a box has written so far, in bytes, as seen from outside of it. `None`: it is gone, or nobody can say.
+    async fn used_bytes(&self, _name: &str) -> Option<u64> {
+        None
     }
     /// Ends a box and removes all of it. Safe to repeat; unknown names are fine.
     async fn stop(&self, name: &str) -> Result<(), SandboxError>;

@@ -275,6 +275,11 @@ impl SandboxBackend for NamespaceBackend {
         }
     }
 
+    async fn used_bytes(&self, name: &str) -> Option<u64> {
+        let kept = keep::of_box(&self.root, name).ok()?;
+        blocking(move || Ok(kept.is_dir().then(|| keep::used_bytes(&kept)))).await.ok().flatten()
+    }
+
     async fn sweep(&self, keep: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync)) -> Result<usize, SandboxError> {
         let running: Vec<String> = self.boxes.lock().await.keys().filter(|name| !keep(name)).cloned().collect();
         let mut n_removed = running.len();

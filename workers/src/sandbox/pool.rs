@@ -7,7 +7,7 @@
 //! Whoever drops a [`Sandbox`] has nothing to wait for: its box is removed off the path, with patience.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -71,6 +71,8 @@ pub struct Sandboxes {
     backend: Arc<dyn SandboxBackend>,
     options: PoolOptions,
     undertaker: Undertaker,
+    /// What each box may write, by name.
+    pub(super) disk_caps: Mutex<HashMap<String, u64>>,
     pools: Mutex<BTreeMap<String, Pool>>,
     starts: Semaphore,
     /// Tasks that wait for a start.
@@ -117,6 +119,7 @@ impl Sandboxes {
             backend,
             options,
             undertaker,
+            disk_caps: Mutex::default(),
             pools: Mutex::default(),
             starts: Semaphore::new(STARTS_AT_ONCE),
             n_waiting: AtomicUsize::new(0),
@@ -198,6 +201,7 @@ impl Sandboxes {
         let this = Arc::clone(self);
         let (answer, started) = oneshot::channel();
         undertaker.lock().insert(spec.name.clone());
+        self.note_cap(&spec);
         self.undertaker.work.spawn(async move {
             let _place = this.starts.acquire().await;
             let started = Sandbox::start_owned(&spec, &undertaker).await;
@@ -359,6 +363,16 @@ impl Sandboxes {
             self.backend.stop(name).await.is_ok()
         };
         tokio::time::timeout(STOP_TIMEOUT * STOP_ATTEMPTS, ended).await.unwrap_or(false)
+    }
+
+    fn note_cap(&self, spec: &SandboxSpec) {
+        let mut caps = self.disk_caps.lock().unwrap_or_else(PoisonError::into_inner);
+        caps.insert(spec.name.clone(), spec.limits.disk_bytes);
+    }
+
+    /// Whether somebody holds this box, or it is being started or removed.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.undertaker.lock().contains(name)
     }
 
     /// Waits until every start and every removal at hand has ended.

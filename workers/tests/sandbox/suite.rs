@@ -49,6 +49,7 @@ macro_rules! for_each_behaviour {
                 single_paths_can_be_marked
                 boxes_stand_ready_for_those_who_ask_again
                 a_start_that_was_given_up_leaves_nothing
+                what_a_box_has_written_is_seen_from_outside
             }
             flow {
                 a_flood_of_output_holds_up_nobody

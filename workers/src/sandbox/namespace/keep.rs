@@ -106,8 +106,14 @@ pub(super) fn all(root: &Path) -> io::Result<Vec<KeptBase>> {
     Ok(all)
 }
 
+/// Where the files of a box lie that may become a base.
+pub(super) fn of_box(root: &Path, name: &str) -> io::Result<PathBuf> {
+    check_name(name)?;
+    Ok(root.join(name).join(KEPT))
+}
+
 /// What a tree takes on the disk. What cannot be looked at counts nothing.
-fn used_bytes(path: &Path) -> u64 {
+pub(super) fn used_bytes(path: &Path) -> u64 {
     let mut n_blocks = 0;
     let mut directories = vec![path.to_owned()];
     while let Some(directory) = directories.pop() {

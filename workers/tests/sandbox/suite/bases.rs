@@ -146,3 +146,15 @@ pub(crate) async fn a_start_that_was_given_up_leaves_nothing(backend: Backend) {
     assert_eq!(sandboxes.stats().n_boxes, 0);
     sandboxes.close().await;
 }
+
+/// What a box holds on the disk is seen from outside of it.
+pub(crate) async fn what_a_box_has_written_is_seen_from_outside(backend: Backend) {
+    let spec = spec(None);
+    let sandbox = Sandbox::start(Arc::clone(&backend), &spec).await.unwrap();
+    let before = backend.used_bytes(&spec.name).await.unwrap();
+    sh(&sandbox, "head -c 3000000 /dev/urandom > a; head -c 2000000 /dev/urandom > ~/b").await;
+    let written = backend.used_bytes(&spec.name).await.unwrap() - before;
+    assert!((5_000_000..6_000_000).contains(&written), "{written}");
+    sandbox.stop().await.unwrap();
+    assert_eq!(backend.used_bytes(&spec.name).await, None);
+}
