@@ -7,6 +7,7 @@ mod bad_input;
 mod bases;
 mod door;
 mod gpu;
+mod once;
 mod real_agent;
 mod road;
 mod tidy;

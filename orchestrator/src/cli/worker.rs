@@ -122,7 +122,7 @@ fn name(configured: &str, host: &str) -> Result<WorkerName, Failure> {
     if plain.is_empty() { "worker" } else { &plain }.parse().map_err(Failure::internal)
 }
 
-/// One worker process for each data directory: it removes the sandboxes of an earlier life when it starts.
+/// One worker process for each data directory: its mirrors and bases have one keeper.
 fn take(config: &Config) -> Result<File, Failure> {
     let dir: &Path = &config.data_dir;
     let unusable = |error: std::io::Error| {

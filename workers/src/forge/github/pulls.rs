@@ -1,8 +1,11 @@
 //! The one pull request of a branch: found and brought up to date, or opened. Key: the branch.
+//!
+//! A worker may die between the opening and its record, and somebody may merge or close the pull request before the next
+//! worker comes. Then there is nothing to open any more.
 
 use serde::Deserialize;
 use serde_json::json;
-use tasks::{Code, Failure, PullRequest};
+use tasks::{Code, CommitSha, Failure, PullRequest};
 
 use super::{
     Reach, WRITES,
@@ -25,12 +28,28 @@ struct Pull {
     body: Option<String>,
     head: Side,
     base: Side,
+    /// `open` or `closed`. The answer to one that was just opened may do without.
+    #[serde(default)]
+    state: Option<String>,
+    merged_at: Option<String>,
+}
+
+impl Pull {
+    fn is_open(&self) -> bool {
+        self.state.as_deref() != Some("closed")
+    }
+
+    /// Somebody was done with it before we knew of it: what we would open says the same once more.
+    fn settles(&self, head: &CommitSha) -> bool {
+        self.merged_at.is_some() || self.head.sha.as_deref() == Some(head.as_str())
+    }
 }
 
 #[derive(Debug, Deserialize)]
 struct Side {
     #[serde(rename = "ref")]
     branch: String,
+    sha: Option<String>,
     /// None when the fork is gone.
     repo: Option<SideRepo>,
 }
@@ -50,6 +69,10 @@ pub(super) async fn find_or_open(at: &Reach, new: &NewPullRequest<'_>) -> Result
     let repo = &at.repository.full_name;
     for turn in 1..=WRITES {
         if let Some(found) = find(at, new).await.map_err(failure)? {
+            if !found.is_open() {
+                tracing::info!(%repo, number = found.number, "somebody closed the pull request before it was recorded");
+                return Ok(finished(at, new, found));
+            }
             update(at, new, &found, &title, &body).await?;
             decorate(at, found.number, new, false).await;
             return Ok(finished(at, new, found));
@@ -75,19 +98,23 @@ pub(super) async fn find_or_open(at: &Reach, new: &NewPullRequest<'_>) -> Result
     unreachable!("the last turn returns")
 }
 
-/// The open pull request from our branch in this very repository. The answer is read again, because GitHub ignores a
+/// The open pull request from our branch in this very repository; else one from it that is closed already and leaves
+/// nothing to open. The answer is read again, because GitHub ignores a
 /// filter that it does not understand and then shows everything.
 async fn find(at: &Reach, new: &NewPullRequest<'_>) -> Result<Option<Pull>, Trouble> {
     let repo = &at.repository.full_name;
     let head = encoded(&format!("{}:{}", repo.owner(), new.branch));
-    let route = format!("/repos/{repo}/pulls?state=open&head={head}&base={}&per_page=100", encoded(new.base.as_str()));
-    let pulls = at.api.get::<Vec<Pull>>(&route).await?.value;
+    let route = format!("/repos/{repo}/pulls?state=all&head={head}&base={}&per_page=100", encoded(new.base.as_str()));
+    let mut pulls = at.api.get::<Vec<Pull>>(&route).await?.value;
     let ours = |pull: &Pull| {
         pull.head.branch == new.branch.as_str()
             && pull.base.branch == new.base.as_str()
             && pull.head.repo.as_ref().is_some_and(|repo| repo.id == at.repository.id)
     };
-    Ok(pulls.into_iter().find(ours))
+    pulls.retain(ours);
+    let open = pulls.iter().position(Pull::is_open);
+    let found = open.or_else(|| pulls.iter().position(|pull| pull.settles(new.head)));
+    Ok(found.map(|n| pulls.swap_remove(n)))
 }
 
 /// Brings title and body of a found pull request up to date. Setting them twice is setting them once, and what an unclear

@@ -351,6 +351,26 @@ async fn somebody_elses_pull_request_is_not_taken_for_ours() {
 }
 
 #[tokio::test]
+async fn a_pull_request_that_somebody_closed_before_it_was_recorded_is_not_opened_again() {
+    let ours = "a".repeat(40);
+    for (merged, sha, adopted) in [(true, "b", true), (false, ours.as_str(), true), (false, "b", false)] {
+        let github = GitHub::start().await;
+        let forge = github.forge();
+        let first = open(&forge, "Because.").await.unwrap();
+        {
+            let mut world = github.world();
+            let pull = &mut world.pulls[0];
+            pull["state"] = json!("closed");
+            pull["head"]["sha"] = json!(sha);
+            pull["merged_at"] = if merged { json!("2026-01-01T00:00:00Z") } else { Value::Null };
+        }
+        let second = open(&forge, "Because of that.").await.unwrap();
+        assert_eq!(second.number == first.number, adopted, "merged {merged}, {sha}");
+        assert_eq!(github.n_calls(&Method::PATCH, "/pulls"), 0, "a closed one is left as it is");
+    }
+}
+
+#[tokio::test]
 async fn an_existing_pull_request_is_adopted_and_other_refusals_keep_githubs_reason() {
     let github = GitHub::start().await;
     let forge = github.forge();
