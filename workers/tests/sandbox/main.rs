@@ -6,6 +6,7 @@
 mod suite;
 
 mod docker;
+mod engine_restart;
 mod hostile;
 mod namespace;
 mod probes;

@@ -42,6 +42,8 @@ impl DockerBackend {
             entrypoint: Some(vec![GUEST_PATH.into(), "--image-environment".into()]),
             cmd: Some(Vec::new()),
             working_dir: Some("/".into()),
+            // There is nothing to end gently: an engine that shuts down need not wait for it.
+            stop_signal: Some("SIGKILL".into()),
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
