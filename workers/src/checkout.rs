@@ -19,7 +19,7 @@ use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -29,8 +29,7 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tasks::{CommitSha, Failure, RepoName, TreeSha};
 
-use crate::sandbox::{FileKind, TreeFile};
-use delta::Delta;
+use crate::sandbox::{FileKind, TreeFile, Update};
 use transport::Call;
 
 /// One fetch may take so long, all of it together.
@@ -66,6 +65,28 @@ impl Remote {
 #[derive(Debug, Clone)]
 pub struct Mirror {
     path: PathBuf,
+    /// Open already, for whoever reads next: opening one looks at many small files.
+    idle: Arc<Idle>,
+}
+
+/// An opened mirror that nobody reads from at the moment.
+#[derive(Default)]
+struct Idle(Mutex<Option<Repository>>);
+
+impl Idle {
+    fn take(&self) -> Option<Repository> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, repo: Repository) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(repo);
+    }
+}
+
+impl std::fmt::Debug for Idle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Idle")
+    }
 }
 
 /// A resolved starting point.
@@ -97,7 +118,7 @@ impl Mirror {
         let _cancel = call.cancel_on_drop();
         blocking(move || {
             let base = fetch::bring_up_to_date(&path, &remote, base.as_deref(), &call)?;
-            Ok((Self { path }, base))
+            Ok((Self { path, idle: Arc::default() }, base))
         })
         .await
     }
@@ -136,7 +157,10 @@ impl Mirror {
     }
 
     /// The way from one tree to another.
-    pub(crate) async fn delta(&self, from: &TreeSha, to: &TreeSha) -> Result<Delta, Failure> {
+    ///
+    /// # Errors
+    /// When a tree is not in the mirror; E018 for a name that no workspace may hold.
+    pub async fn delta(&self, from: &TreeSha, to: &TreeSha) -> Result<Update, Failure> {
         let (from, to) = (from.clone(), to.clone());
         self.read(move |repo| delta::delta(repo, &find_tree(repo, &from)?, &find_tree(repo, &to)?)).await
     }
@@ -167,8 +191,14 @@ impl Mirror {
         &self,
         work: impl FnOnce(&Repository) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let path = self.path.clone();
-        blocking(move || work(&open(&path)?)).await
+        let (path, idle) = (self.path.clone(), Arc::clone(&self.idle));
+        blocking(move || {
+            let repo = idle.take().map_or_else(|| open(&path), Ok)?;
+            let done = work(&repo);
+            idle.put(repo);
+            done
+        })
+        .await
     }
 }
 

@@ -80,22 +80,7 @@ impl Workspace {
             return Ok(None);
         }
         let spec = SandboxSpec { base: Some(record.base.clone()), ..wish.spec.clone() };
-        let sandbox = wish.sandboxes.open(&spec).await.map_err(sandbox_failure)?;
-        let paths: Vec<Vec<u8>> = delta.paths().map(<[u8]>::to_vec).collect();
-        let bring = async {
-            if !delta.gone.is_empty() {
-                sandbox.delete(delta.gone).await?;
-            }
-            if !delta.put.is_empty() {
-                sandbox.put(delta.put).await?;
-            }
-            match sandbox.is_marked() {
-                true if paths.is_empty() => Ok(()),
-                true => sandbox.mark_paths(paths).await,
-                false => sandbox.mark().await,
-            }
-        };
-        bring.await.map_err(sandbox_failure)?;
+        let sandbox = wish.sandboxes.open_at(&spec, &delta).await.map_err(sandbox_failure)?;
         let (mirror, tree) = (wish.mirror.clone(), wish.tree.clone());
         Ok(Some(Self { sandbox, mirror, tree, base: Some(record.clone()) }))
     }

@@ -49,7 +49,11 @@ impl Options {
 
 #[tokio::main]
 async fn main() {
-    let options = Options::parse();
+    // As a task among others, like every claim of a worker.
+    tokio::spawn(measure(Options::parse())).await.expect("the measurements end");
+}
+
+async fn measure(options: Options) {
     let n = options.n_runs;
     let mut report = Report::new();
     println!("{}", machine::about());

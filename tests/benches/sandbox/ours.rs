@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasks::CommitSha;
+use tasks::{CommitSha, TreeSha};
 use tokio::process::Command as Program;
 use workers::{
     checkout::{Mirror, Remote},
     sandbox::{
-        Command, HostTools, KeptBase, Limits, Output, Sandbox, SandboxBackend, SandboxSpec, TreeFile,
+        Command, HostTools, KeptBase, Limits, Output, Sandbox, SandboxBackend, SandboxSpec, Update,
         docker::DockerBackend,
         namespace::NamespaceBackend,
         pool::{PoolOptions, Sandboxes},
@@ -36,8 +36,9 @@ pub(crate) const SAID: &str = "task\ncontent of 1\n";
 pub(crate) struct Repository {
     dir: tempfile::TempDir,
     pub(crate) mirror: Mirror,
-    pub(crate) base: CommitSha,
-    pub(crate) task: CommitSha,
+    base: CommitSha,
+    base_tree: TreeSha,
+    task_tree: TreeSha,
     /// A work tree at the task's commit.
     pub(crate) checkout: PathBuf,
 }
@@ -66,16 +67,19 @@ impl Repository {
         let repo = "bench/files".parse().expect("a name");
         let (mirror, _) = Mirror::checkout(&dir.path().join("mirrors"), &repo, &remote, None).await.expect("a mirror");
         make_readable(dir.path());
-        Self { mirror, base, task, checkout, dir }
+        let (base_tree, task_tree) =
+            (mirror.tree_of(&base).await.expect("a tree"), mirror.tree_of(&task).await.expect("a tree"));
+        Self { mirror, base, base_tree, task_tree, checkout, dir }
     }
 
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What differs between base and task: files to write, paths to delete. Asked of git's objects at each claim.
-    fn difference(&self) -> (Vec<TreeFile>, Vec<Vec<u8>>) {
-        difference(self.mirror.path(), &self.base, &self.task)
+    /// What differs between base and task: files to write, paths to delete. Asked of git's objects at each claim, as a worker
+    /// does.
+    async fn difference(&self) -> Update {
+        self.mirror.delta(&self.base_tree, &self.task_tree).await.expect("the difference")
     }
 }
 
@@ -83,28 +87,6 @@ impl Repository {
 fn make_readable(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-}
-
-fn difference(mirror: &Path, base: &CommitSha, task: &CommitSha) -> (Vec<TreeFile>, Vec<Vec<u8>>) {
-    let repo = git2::Repository::open_bare(mirror).expect("the mirror opens");
-    let tree = |commit: &CommitSha| {
-        let id = git2::Oid::from_str(commit.as_str()).expect("an id");
-        repo.find_commit(id).and_then(|commit| commit.tree()).expect("a tree")
-    };
-    let diff = repo.diff_tree_to_tree(Some(&tree(base)), Some(&tree(task)), None).expect("a difference");
-    let (mut files, mut gone) = (Vec::new(), Vec::new());
-    for delta in diff.deltas() {
-        let new = delta.new_file();
-        match delta.status() {
-            git2::Delta::Deleted => gone.push(delta.old_file().path_bytes().expect("a path").to_vec()),
-            _ => files.push(TreeFile {
-                path: new.path_bytes().expect("a path").to_vec(),
-                kind: workers::sandbox::FileKind::Regular,
-                bytes: repo.find_blob(new.id()).expect("a blob").content().to_vec(),
-            }),
-        }
-    }
-    (files, gone)
 }
 
 /// One backend with a base of the repository, and boxes from it.
@@ -122,6 +104,8 @@ pub(crate) struct Contender {
 pub(crate) struct Claim {
     pub(crate) workspace: Duration,
     pub(crate) ready: Duration,
+    /// Where the time went: how long each part of it took.
+    pub(crate) parts: Vec<(&'static str, Duration)>,
 }
 
 static N: AtomicU32 = AtomicU32::new(0);
@@ -174,19 +158,26 @@ impl Contender {
         }
     }
 
+    /// Waits until nothing of the claims before is at work any more: no removal, no start, and the pool is full.
+    pub(crate) async fn rest(&self) {
+        self.until_filled().await;
+        self.sandboxes.settle().await;
+    }
+
     /// Asks for a box, brings its workspace to the task's commit, and runs the first command. The box is removed later,
     /// off the path.
     pub(crate) async fn claim(&self) -> Claim {
         let began = Instant::now();
-        let sandbox = self.sandboxes.open(&self.spec()).await.expect("a box");
-        let (files, gone) = self.repository.difference();
-        let paths: Vec<Vec<u8>> = files.iter().map(|file| file.path.clone()).chain(gone.iter().cloned()).collect();
-        sandbox.put(files).await.expect("takes the difference");
-        sandbox.delete(gone).await.expect("deletes what is gone");
-        match sandbox.is_marked() {
-            true => sandbox.mark_paths(paths).await.expect("marks the difference"),
-            false => sandbox.mark().await.expect("marks"),
-        }
+        let mut parts = Vec::new();
+        let mut last = began;
+        let mut part = |name: &'static str| {
+            let now = Instant::now();
+            parts.push((name, now - std::mem::replace(&mut last, now)));
+        };
+        let update = self.repository.difference().await;
+        part("difference");
+        let sandbox = self.sandboxes.open_at(&self.spec(), &update).await.expect("a box");
+        part("box at the commit");
         let workspace = began.elapsed();
         let mut said = Vec::new();
         let mut collect = |output: Output<'_>| {
@@ -195,9 +186,10 @@ impl Contender {
         };
         let command = Command::shell(COMMAND, Duration::from_secs(60));
         let exit = sandbox.run(&command, &mut collect).await.expect("runs");
+        part("command");
         let ready = began.elapsed();
         assert!(exit.success() && said == SAID.as_bytes(), "{exit:?} {}", String::from_utf8_lossy(&said));
-        Claim { workspace, ready }
+        Claim { workspace, ready, parts }
     }
 
     /// A box for commands.

@@ -45,18 +45,25 @@ pub(crate) async fn ready_and_workspace(report: &mut Report, n: usize, options: 
     let load = machine::load();
     for run in 0..=n {
         // The first round fills the caches of the machine.
-        let mut add = |contender: &str, took: Duration| {
+        let add = |report: &mut Report, contender: &str, took: Duration| {
             if run > 0 {
                 report.add("ready", contender, took);
             }
         };
-        add(RUN, by_docker_run(&small).await);
+        add(report, RUN, by_docker_run(&small).await);
         for (_, how, contender) in contenders.iter().filter(|(size, ..)| *size == SMALL) {
-            add(&format!("onramp, {}, {how}", contender.kind), contender.claim().await.ready);
+            let name = format!("onramp, {}, {how}", contender.kind);
+            let claim = contender.claim().await;
+            add(report, &name, claim.ready);
+            contender.rest().await;
+            if run > 0 {
+                claim.parts.iter().for_each(|(part, took)| report.add("parts", &format!("{name}: {part}"), *took));
+            }
         }
     }
     let how = "one after the other";
     report.print("ready", &format!("Sandbox ready, {SMALL} files: claim to the first command's exit, {how}"), &load);
+    report.print("parts", "Where the time goes", &load);
     if options.wants("workspace") {
         workspace(report, n, &contenders).await;
     }
@@ -102,6 +109,7 @@ async fn workspace(report: &mut Report, n: usize, contenders: &[(usize, &str, Co
         };
         for (size, how, contender) in contenders {
             add(&format!("onramp, {}, {how}, {size} files", contender.kind), contender.claim().await.workspace);
+            contender.rest().await;
         }
         for (size, n_clones) in [(SMALL, n.min(10)), (LARGE, n.min(3))] {
             if run <= n_clones

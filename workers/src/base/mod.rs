@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::record::Shelf;
 pub use self::{collect::Collected, record::Record};
-use crate::{checkout::delta::Delta, forge::Forge, repo_config::RepoConfig, sandbox::pool::Sandboxes};
+use crate::{
+    forge::Forge,
+    repo_config::RepoConfig,
+    sandbox::{Update, pool::Sandboxes},
+};
 
 /// A branch that moves all the time gets a new base no oftener.
 const SPACING: TimeDelta = TimeDelta::minutes(5);
@@ -115,7 +119,7 @@ impl Bases {
     }
 
     /// Whether a base serves for a tree that differs from its own by this: not where setup would have done something else.
-    pub(crate) fn serves(config: &RepoConfig, delta: &Delta) -> bool {
+    pub(crate) fn serves(config: &RepoConfig, delta: &Update) -> bool {
         delta.paths().all(|path| !recipe::depends_on(config, path))
     }
 

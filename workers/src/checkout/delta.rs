@@ -6,33 +6,17 @@ use tasks::Failure;
 use super::tree::{MAX_BYTES, blob};
 use crate::{
     patch::names,
-    sandbox::{FileKind, TreeFile},
+    sandbox::{FileKind, TreeFile, Update},
 };
 
-/// The way from one tree to another.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Delta {
-    /// Files of the first that the second does not have. They go first: a file may have become a directory.
-    pub(crate) gone: Vec<Vec<u8>>,
-    /// Files of the second that the first does not have, or has otherwise.
-    pub(crate) put: Vec<TreeFile>,
-}
-
-impl Delta {
-    /// Every path that differs.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &[u8]> {
-        self.gone.iter().map(Vec::as_slice).chain(self.put.iter().map(|file| file.path.as_slice()))
-    }
-}
-
 /// The way from `from` to `to`; the work follows what differs, not how large the trees are. Submodules are left out.
-pub(super) fn delta(repo: &Repository, from: &Tree<'_>, to: &Tree<'_>) -> Result<Delta, Failure> {
+pub(super) fn delta(repo: &Repository, from: &Tree<'_>, to: &Tree<'_>) -> Result<Update, Failure> {
     let mut options = DiffOptions::new();
     options.skip_binary_check(true);
     let diff = repo.diff_tree_to_tree(Some(from), Some(to), Some(&mut options)).map_err(Failure::internal)?;
     let odb = repo.odb().map_err(Failure::internal)?;
     let mut left = MAX_BYTES;
-    let mut delta = Delta::default();
+    let mut delta = Update::default();
     for entry in diff.deltas() {
         let (old, new) = (entry.old_file(), entry.new_file());
         let now = kind(new.mode()).filter(|_| !new.id().is_zero());
@@ -89,7 +73,7 @@ mod tests {
         put.sort();
         let put: Vec<String> = put.iter().map(|(path, kind, bytes)| format!("{path} {kind:?} {bytes}")).collect();
         assert_eq!(put, ["b Symlink same.txt", "dir Regular now a file", "new/z Regular 3", "to-dir/y Regular 2"]);
-        assert_eq!(mirror.delta(&to, &to).await.unwrap(), super::Delta::default());
+        assert_eq!(mirror.delta(&to, &to).await.unwrap(), super::Update::default());
         // Back again, it is the first tree byte for byte.
         let back = mirror.delta(&to, &from).await.unwrap();
         assert_eq!(back.put.len(), 4);

@@ -29,6 +29,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(120);
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// What a command may take beyond its own limit, which the guest keeps, until the guest is given up.
 const COMMAND_SLACK: Duration = Duration::from_secs(10);
+const WRITE: &str = "write files";
 /// What a list of changes may take on the way: some hundred thousand paths.
 const MAX_CHANGES_BYTES: u64 = 64 << 20;
 
@@ -182,25 +183,38 @@ impl Sandbox {
     /// [`SandboxError::Refused`] when a path would leave the workspace or a directory with files is in its place; what
     /// was written before stays.
     pub async fn put(&self, files: Vec<TreeFile>) -> Result<(), SandboxError> {
-        const OPERATION: &str = "write files";
-        if files.iter().any(|file| file.path.is_empty() || file.path.len() > protocol::MAX_PATH) {
-            let reason = format!("a path is empty or longer than {} bytes", protocol::MAX_PATH);
-            return Err(SandboxError::Refused { operation: OPERATION, reason });
+        self.check_paths(&files)?;
+        let channel = self.open_put()?;
+        self.in_all(async {
+            self.send_files(&channel, &files).await?;
+            self.done(&channel, WRITE).await
+        })
+        .await
+    }
+
+    pub(super) fn check_paths(&self, files: &[TreeFile]) -> Result<(), SandboxError> {
+        if files.iter().all(|file| (1..=protocol::MAX_PATH).contains(&file.path.len())) {
+            return Ok(());
         }
+        let reason = format!("a path is empty or longer than {} bytes", protocol::MAX_PATH);
+        Err(SandboxError::Refused { operation: WRITE, reason })
+    }
+
+    pub(super) fn open_put(&self) -> Result<Channel, SandboxError> {
         let channel = self.link.open(Purpose::Put, 0)?;
         channel.send(&ToGuest::Put);
-        let all = async {
-            for file in files {
-                let whole = self.put_file(&channel, &file);
-                if !timeout(SILENCE_TIMEOUT, whole).await.map_err(|_| self.silent())? {
-                    // The conversation is over: the answer says why.
-                    break;
-                }
+        Ok(channel)
+    }
+
+    /// Sends files as fast as the guest takes them. When it ends the put early, its answer says why.
+    pub(super) async fn send_files(&self, channel: &Channel, files: &[TreeFile]) -> Result<(), SandboxError> {
+        for file in files {
+            if !timeout(SILENCE_TIMEOUT, self.put_file(channel, file)).await.map_err(|_| self.silent())? {
+                break;
             }
-            channel.send(&ToGuest::Eof);
-            self.done(&channel, OPERATION).await
-        };
-        self.in_all(all).await
+        }
+        channel.send(&ToGuest::Eof);
+        Ok(())
     }
 
     /// False when the guest ended the put.
@@ -233,8 +247,12 @@ impl Sandbox {
     /// Remembers how the workspace looks now.
     pub async fn mark(&self) -> Result<(), SandboxError> {
         self.ask(&ToGuest::Mark, "look at the workspace").await?;
-        self.is_marked.store(true, Ordering::Relaxed);
+        self.now_marked();
         Ok(())
+    }
+
+    pub(super) fn now_marked(&self) {
+        self.is_marked.store(true, Ordering::Relaxed);
     }
 
     /// Whether the workspace was looked at already: so it is with a box that stood ready.
@@ -380,12 +398,18 @@ impl Sandbox {
     // --- answers ---
 
     async fn ask(&self, message: &ToGuest<'_>, operation: &'static str) -> Result<(), SandboxError> {
-        let channel = self.link.open(Purpose::Ask, 0)?;
-        channel.send(message);
+        let channel = self.ask_only(message)?;
         self.done(&channel, operation).await
     }
 
-    async fn done(&self, channel: &Channel, operation: &'static str) -> Result<(), SandboxError> {
+    /// Asks, and leaves it to the caller to wait for the answer.
+    pub(super) fn ask_only(&self, message: &ToGuest<'_>) -> Result<Channel, SandboxError> {
+        let channel = self.link.open(Purpose::Ask, 0)?;
+        channel.send(message);
+        Ok(channel)
+    }
+
+    pub(super) async fn done(&self, channel: &Channel, operation: &'static str) -> Result<(), SandboxError> {
         match self.answer(channel, SILENCE_TIMEOUT).await? {
             Event::Done => Ok(()),
             other => Err(self.refusal(operation, 0, other)),

@@ -13,9 +13,10 @@ mod engine;
 mod facts;
 mod gpu;
 mod images;
+mod prepared;
 mod stream;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bollard::{
@@ -24,15 +25,17 @@ use bollard::{
     query_parameters::{
         AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptionsBuilder,
         ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-        UploadToContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tasks::{Code, Failure};
 
 use self::{
     container::belongings,
     engine::{DEFAULT_HOST, Trouble, call, filters_calls, limits_enough, open, unreachable},
+    prepared::Prepared,
     stream::Attached,
 };
 pub use self::{
@@ -54,6 +57,10 @@ const LABEL_ENVIRONMENT: &str = "onramp.environment";
 /// What sandboxes and bases of this kind are called.
 pub const KIND: &str = "docker";
 
+/// How long a removal that somebody else asked for may take, and how often it is asked for again.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+const REMOVALS: u32 = 4;
+
 /// Starts sandboxes on a Docker engine.
 #[derive(Debug)]
 pub struct DockerBackend {
@@ -71,6 +78,7 @@ pub struct DockerBackend {
     runtimes: Vec<String>,
     /// The one that the operator named.
     runtime: Option<String>,
+    prepared: Prepared,
 }
 
 impl DockerBackend {
@@ -101,6 +109,7 @@ impl DockerBackend {
             first_cgroups: about.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1),
             runtimes: gpu::of_engine(&about).runtimes,
             runtime: None,
+            prepared: Prepared::default(),
         })
     }
 
@@ -156,13 +165,52 @@ impl DockerBackend {
         Ok(Attached::new(attached, &spec.name))
     }
 
+    /// What is left of a start that failed is removed.
+    async fn start_from(
+        &self,
+        spec: &SandboxSpec,
+        image: &str,
+        environment: &str,
+        belongings: Option<Bytes>,
+    ) -> Result<Started, SandboxError> {
+        self.create(spec, image).await?;
+        match self.start_created(spec, belongings).await {
+            Ok(attached) => Ok(Started { stream: Box::new(attached), kind: KIND, environment: environment.to_owned() }),
+            Err(failure) => {
+                if let Err(error) = self.remove(&spec.name).await {
+                    tracing::warn!(sandbox.name = spec.name, %error, "a sandbox that did not start was not removed");
+                }
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Removes a container, and returns when it is gone.
     async fn remove(&self, name: &str) -> Result<(), Failure> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        match call(self.engine.remove_container(name, Some(options))).await {
-            Ok(()) => Ok(()),
-            // Gone, or going.
-            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(()),
-            Err(error) => Err(self.failure(&error, format!("The Docker engine cannot remove the sandbox {name}"))),
+        let mut attempts = 1;
+        loop {
+            match call(self.engine.remove_container(name, Some(options.clone()))).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.status() == Some(404) => return Ok(()),
+                // Somebody else's removal of it is under way. It may come to nothing, so it is asked for again afterwards.
+                Err(error) if error.status() == Some(409) && attempts < REMOVALS => {
+                    attempts += 1;
+                    self.until_removed(name).await;
+                }
+                Err(error) => {
+                    return Err(self.failure(&error, format!("The Docker engine cannot remove the sandbox {name}")));
+                }
+            }
+        }
+    }
+
+    /// Until the engine says that a container is gone, or that it will not go.
+    async fn until_removed(&self, name: &str) {
+        let options = WaitContainerOptionsBuilder::new().condition("removed").build();
+        let mut answers = self.engine.wait_container(name, Some(options));
+        if tokio::time::timeout(REMOVAL_TIMEOUT, answers.next()).await.is_err() {
+            tracing::debug!(sandbox.name = name, "a removal takes long");
         }
     }
 
@@ -184,24 +232,26 @@ impl SandboxBackend for DockerBackend {
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
-        let (image, environment, belongings) = match &spec.base {
-            // A base brings its guest and its directories along.
-            Some(base) => (base.kept_as.as_str(), base.environment.clone(), None),
-            None => {
-                let image = self.image(spec.image.as_deref())?;
-                (image, self.bring_image(image).await?, Some(belongings(&spec.scope).map_err(Failure::internal)?))
-            }
-        };
-        self.create(spec, image).await?;
-        match self.start_created(spec, belongings).await {
-            Ok(attached) => Ok(Started { stream: Box::new(attached), kind: KIND, environment }),
-            Err(failure) => {
-                if let Err(error) = self.remove(&spec.name).await {
-                    tracing::warn!(sandbox.name = spec.name, %error, "a sandbox that did not start was not removed");
+        // A base brings its guest and its directories along.
+        if let Some(base) = &spec.base {
+            return self.start_from(spec, &base.kept_as, &base.environment, None).await;
+        }
+        let image = self.image(spec.image.as_deref())?;
+        let environment = self.bring_image(image).await?;
+        if let Some(prepared) = self.prepared.get(&environment, &spec.scope) {
+            match self.start_from(spec, &prepared, &environment, None).await {
+                Err(error) => {
+                    // Removed by somebody, perhaps. A trouble that lies elsewhere is told by the start below.
+                    tracing::debug!(sandbox.name = spec.name, %error, "an image with the guest did not serve");
+                    self.prepared.forget(&environment, &spec.scope);
                 }
-                Err(failure.into())
+                started => return started,
             }
         }
+        let belongings = belongings(&spec.scope).map_err(Failure::internal)?;
+        let started = self.start_from(spec, image, &environment, Some(belongings)).await?;
+        self.prepare(image, &environment, &spec.scope);
+        Ok(started)
     }
 
     async fn could_show_gpus(&self, _image: Option<&str>) -> Result<(), Failure> {
@@ -258,6 +308,7 @@ impl SandboxBackend for DockerBackend {
             self.remove(&id).await?;
             n_removed += 1;
         }
+        self.sweep_prepared().await;
         Ok(n_removed)
     }
 }

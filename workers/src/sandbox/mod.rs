@@ -16,6 +16,7 @@ pub mod owner;
 pub mod pool;
 mod translate;
 mod tunnel;
+mod update;
 mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -29,6 +30,7 @@ use crate::gpu::Gpu;
 pub use client::Sandbox;
 pub use host_tools::HostTools;
 pub use tunnel::{Tunnel, Tunnels};
+pub use update::Update;
 
 /// Our guest: a static program for the platform of this build, which runs as PID 1 in every sandbox.
 pub static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onramp-guest"));

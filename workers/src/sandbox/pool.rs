@@ -6,8 +6,10 @@
 //!
 //! Whoever drops a [`Sandbox`] has nothing to wait for: its box is removed off the path, with patience.
 
+mod undertaker;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,19 +19,21 @@ use std::{
 
 use tasks::Failure;
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-use super::{Sandbox, SandboxBackend, SandboxError, SandboxSpec};
+pub(super) use self::undertaker::Undertaker;
+use self::undertaker::{Calm, STOP_ATTEMPTS, STOP_TIMEOUT};
+use super::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec, Update};
 
 /// How long a box that stands ready has to say that it still does.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// A box that was given something to do right away and has not done it after so long is asked whether it is there.
+const FIRST_PATIENCE: Duration = Duration::from_millis(250);
+const WARM_UP_LIMIT: Duration = Duration::from_secs(5);
 /// How often the pool looks at itself when nothing happens.
 const TICK: Duration = Duration::from_secs(10);
 /// After a start that failed nothing is started ahead for so long, for the same kind of box.
 const BACKOFF: Duration = Duration::from_secs(30);
-/// What the backend may take to remove a box, and how often it is asked.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-const STOP_ATTEMPTS: u32 = 5;
 /// How often boxes are looked for that nobody works with.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Starts that run at the same time: more only make each other slower.
@@ -79,7 +83,7 @@ pub struct Sandboxes {
     n_waiting: AtomicUsize,
     /// Something was claimed, or nobody waits any more.
     changed: Notify,
-    closing: CancellationToken,
+    calm: Arc<Calm>,
     n_named: AtomicU64,
     /// Makes names of this process differ from those of another one.
     prefix: String,
@@ -97,24 +101,11 @@ struct Pool {
     failed_at: Option<Instant>,
 }
 
-/// Removes boxes whose owners let go of them.
-#[derive(Debug, Clone)]
-pub(super) struct Undertaker {
-    backend: Arc<dyn SandboxBackend>,
-    work: TaskTracker,
-    live: Arc<Mutex<HashSet<String>>>,
-    forgotten: Arc<Notify>,
-}
-
 impl Sandboxes {
     /// Boxes of this backend. Nothing is started ahead unless [`Sandboxes::run`] runs.
     pub fn new(backend: Arc<dyn SandboxBackend>, options: PoolOptions) -> Arc<Self> {
-        let undertaker = Undertaker {
-            backend: Arc::clone(&backend),
-            work: TaskTracker::new(),
-            live: Arc::default(),
-            forgotten: Arc::default(),
-        };
+        let calm = Arc::<Calm>::default();
+        let undertaker = Undertaker::new(Arc::clone(&backend), Arc::clone(&calm));
         Arc::new(Self {
             backend,
             options,
@@ -124,7 +115,7 @@ impl Sandboxes {
             starts: Semaphore::new(STARTS_AT_ONCE),
             n_waiting: AtomicUsize::new(0),
             changed: Notify::new(),
-            closing: CancellationToken::new(),
+            calm,
             n_named: AtomicU64::new(0),
             prefix: format!("onramp-warm-{:x}-{:x}", std::process::id(), now_nanos()),
             n_hits: AtomicU64::new(0),
@@ -153,14 +144,48 @@ impl Sandboxes {
                 Err(error) => tracing::debug!(?sandbox, %error, "a box that stood ready does not any more"),
             }
         }
+        self.start_for_task(spec).await
+    }
+
+    async fn start_for_task(self: &Arc<Self>, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
         self.n_misses.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting::new(self);
         self.start(spec.clone()).await
     }
 
+    /// As [`Sandboxes::open`], brought to another tree and marked there. What is asked of a box that stood ready is also
+    /// what shows that it still does, so a claim takes no more than that.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::open`] and [`Sandbox::update`].
+    pub async fn open_at(self: &Arc<Self>, spec: &SandboxSpec, update: &Update) -> Result<Sandbox, SandboxError> {
+        if update.is_empty() {
+            return self.open(spec).await;
+        }
+        self.expect(spec);
+        while let Some(sandbox) = self.claim(spec) {
+            match first_update(&sandbox, update).await {
+                Err(SandboxError::Lost(reason)) => tracing::debug!(?sandbox, reason, "a box that stood ready is lost"),
+                updated => {
+                    self.n_hits.fetch_add(1, Ordering::Relaxed);
+                    return updated.map(|()| sandbox);
+                }
+            }
+        }
+        let sandbox = self.start_for_task(spec).await?;
+        sandbox.update(update).await?;
+        Ok(sandbox)
+    }
+
     /// Takes a box that stands ready.
     fn claim(&self, spec: &SandboxSpec) -> Option<Sandbox> {
-        let claimed = self.lock().get_mut(&key(spec))?.warm.pop()?;
+        self.calm.claimed();
+        let claimed = {
+            let mut pools = self.lock();
+            let warm = &mut pools.get_mut(&key(spec))?.warm;
+            // One that is lost is dropped here, and so removed.
+            std::iter::from_fn(|| warm.pop()).find(|sandbox| !sandbox.is_lost())?
+        };
         // Only now one is missing: whoever fills may have looked between the question and this.
         self.changed.notify_one();
         Some(claimed)
@@ -194,7 +219,7 @@ impl Sandboxes {
     }
 
     async fn start(self: &Arc<Self>, spec: SandboxSpec) -> Result<Sandbox, SandboxError> {
-        if self.closing.is_cancelled() {
+        if self.calm.closing.is_cancelled() {
             return Err(SandboxError::Lost("Onramp is shutting down".into()));
         }
         let undertaker = self.undertaker.clone();
@@ -218,11 +243,12 @@ impl Sandboxes {
     pub async fn run(self: Arc<Self>) {
         loop {
             let changed = self.changed.notified();
+            self.calm.wait().await;
             if self.fill_once(Instant::now()).await {
                 continue;
             }
             tokio::select! {
-                () = self.closing.cancelled() => return,
+                () = self.calm.closing.cancelled() => return,
                 () = changed => {}
                 () = tokio::time::sleep(TICK) => {}
             }
@@ -238,12 +264,13 @@ impl Sandboxes {
         let ready = async {
             let sandbox = self.start(spec).await?;
             sandbox.mark().await?;
+            warm_up(&sandbox).await?;
             Ok::<_, SandboxError>(sandbox)
         };
         let ready = ready.await;
         // A pool that was retired meanwhile does not want it any more: it is dropped, and so removed.
         match (ready, self.lock().get_mut(&key)) {
-            (Ok(sandbox), Some(pool)) if !self.closing.is_cancelled() => pool.warm.push(sandbox),
+            (Ok(sandbox), Some(pool)) if !self.calm.closing.is_cancelled() => pool.warm.push(sandbox),
             (Ok(_), _) | (Err(_), None) => {}
             (Err(error), Some(pool)) => {
                 tracing::warn!(%error, "a box could not be started ahead");
@@ -285,7 +312,7 @@ impl Sandboxes {
         }
         drop(pools);
         drop(surplus);
-        let may_start = self.n_waiting.load(Ordering::Acquire) == 0 && !self.closing.is_cancelled();
+        let may_start = self.n_waiting.load(Ordering::Acquire) == 0 && !self.calm.closing.is_cancelled();
         wanted.filter(|_| may_start).map(|(_, spec)| spec)
     }
 
@@ -384,7 +411,7 @@ impl Sandboxes {
 
     /// Starts nothing any more, ends what stands ready, and waits until every box that was let go of is gone.
     pub async fn close(&self) {
-        self.closing.cancel();
+        self.calm.closing.cancel();
         drop(std::mem::take(&mut *self.lock()));
         self.settle().await;
         // What was being started ahead meanwhile.
@@ -395,6 +422,26 @@ impl Sandboxes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs a shell that does nothing, so that the claimant's first command is not the first that this box finds, maps and
+/// starts. Nobody needs it, so a box without a shell is as good.
+async fn warm_up(sandbox: &Sandbox) -> Result<(), SandboxError> {
+    match sandbox.run(&Command::shell(":", WARM_UP_LIMIT), &mut |_| {}).await {
+        Err(error @ SandboxError::Lost(_)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The first thing that is asked of a box that stood ready. One that does not get on with it has to say that it is there.
+async fn first_update(sandbox: &Sandbox, update: &Update) -> Result<(), SandboxError> {
+    let updated = sandbox.update(update);
+    tokio::pin!(updated);
+    if let Ok(updated) = tokio::time::timeout(FIRST_PATIENCE, &mut updated).await {
+        return updated;
+    }
+    sandbox.ping(PING_TIMEOUT).await?;
+    updated.await
 }
 
 impl Pool {
@@ -424,46 +471,6 @@ impl Drop for Waiting<'_> {
         if self.0.n_waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.changed.notify_one();
         }
-    }
-}
-
-impl Undertaker {
-    pub(super) fn backend(&self) -> &Arc<dyn SandboxBackend> {
-        &self.backend
-    }
-
-    /// Removes a box, off the path. What cannot be removed is left to the sweep.
-    pub(super) fn bury(&self, name: &str) {
-        let (this, name) = (self.clone(), name.to_owned());
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.forget(&name) };
-        self.work.spawn_on(
-            async move {
-                for attempt in 1..=STOP_ATTEMPTS {
-                    match tokio::time::timeout(STOP_TIMEOUT, this.backend.stop(&name)).await {
-                        Ok(Ok(())) => break,
-                        Ok(Err(error)) => tracing::debug!(sandbox.name = name, attempt, %error, "a box stays"),
-                        Err(_) => tracing::debug!(sandbox.name = name, attempt, "a box takes long to end"),
-                    }
-                    if attempt == STOP_ATTEMPTS {
-                        tracing::warn!(sandbox.name = name, "a box could not be removed and is left to the sweep");
-                    } else {
-                        tokio::time::sleep(Duration::from_millis(200) * attempt).await;
-                    }
-                }
-                this.forget(&name);
-            },
-            &runtime,
-        );
-    }
-
-    /// The box is gone.
-    pub(super) fn forget(&self, name: &str) {
-        self.lock().remove(name);
-        self.forgotten.notify_waiters();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,6 +48,7 @@ macro_rules! for_each_behaviour {
                 a_base_stays_while_a_box_uses_it
                 single_paths_can_be_marked
                 boxes_stand_ready_for_those_who_ask_again
+                a_claim_comes_with_the_tree_that_was_asked_for
                 a_start_that_was_given_up_leaves_nothing
                 what_a_box_has_written_is_seen_from_outside
             }
@@ -62,6 +63,7 @@ macro_rules! for_each_behaviour {
             walls {
                 out_of_memory_is_named_and_survived
                 a_fork_bomb_is_named_and_survived
+                a_flood_of_open_files_is_refused_and_survived
                 writing_past_the_cap_ends_everything_inside_and_is_named
                 what_has_no_name_or_no_content_counts_too
                 what_is_hidden_in_closed_directories_counts_when_it_is_missed

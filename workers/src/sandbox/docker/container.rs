@@ -106,7 +106,7 @@ impl DockerBackend {
 
 /// What the guest and every command in the sandboxes of this scope run as: the same number each time, because what a base
 /// of the scope holds belongs to it; and hardly ever that of another scope, whose files and limits it would share.
-fn user_of(scope: &str) -> u64 {
+pub(super) fn user_of(scope: &str) -> u64 {
     let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(scope));
     let n_users = USERS.end() - USERS.start() + 1;
     USERS.start() + u64::from(u32::from_be_bytes([a, b, c, d])) % n_users

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use workers::sandbox::{
-    FileKind, KeptBase, Sandbox, SandboxError, SandboxSpec,
+    FileKind, KeptBase, Sandbox, SandboxError, SandboxSpec, Update,
     pool::{PoolOptions, Sandboxes},
 };
 
@@ -132,6 +132,46 @@ pub(crate) async fn boxes_stand_ready_for_those_who_ask_again(backend: Backend) 
     sandboxes.close().await;
     assert_eq!(sandboxes.stats().n_boxes, 0);
     assert!(sandboxes.open(&from(&base)).await.is_err(), "nothing is started after the end");
+    backend.remove_base(&base).await.unwrap();
+}
+
+/// Whoever says which tree is wanted gets a box that holds it and was looked at, whether one stood ready, none did, or the
+/// one that did has died; what cannot be done is told and not tried again.
+pub(crate) async fn a_claim_comes_with_the_tree_that_was_asked_for(backend: Backend) {
+    let base = keep(&backend, &id("at")).await;
+    let options = PoolOptions { max_warm: 1, min_warm: 1, idle: Duration::from_secs(600) };
+    let sandboxes = Sandboxes::new(Arc::clone(&backend), options);
+    // A directory becomes a file: what is gone has to go first.
+    let update = Update {
+        gone: vec![b"dir/run.sh".to_vec()],
+        put: vec![file("a.txt", FileKind::Regular, "two\n"), file("dir", FileKind::Regular, "a file now\n")],
+    };
+    let mut boxes = Vec::new();
+    for (n_hits, how) in [(0, "cold"), (1, "warm"), (1, "warm and dead")] {
+        let sandbox = sandboxes.open_at(&from(&base), &update).await.unwrap();
+        assert_eq!(sandboxes.stats().n_hits, n_hits, "{how}");
+        assert_eq!(sh(&sandbox, "cat a.txt dir; ls").await, "two\na file now\na.txt\nbuilt\ndir\nlink", "{how}");
+        assert!(sandbox.is_marked(), "{how}");
+        let changes = sandbox.changes().await.unwrap();
+        // Young entries may be told again.
+        assert!(changes.iter().all(|change| matches!(change.path.as_slice(), b"a.txt" | b"dir")), "{how}: {changes:?}");
+        boxes.push(sandbox);
+        while sandboxes.fill_once(std::time::Instant::now()).await {}
+        assert_eq!(sandboxes.stats().n_warm, 1);
+        if how == "warm" {
+            sandboxes.backend().sweep(&|name| !name.starts_with("onramp-warm")).await.unwrap();
+        }
+    }
+    while sandboxes.fill_once(std::time::Instant::now()).await {}
+    let n_misses = sandboxes.stats().n_misses;
+    let outside = Update { gone: Vec::new(), put: vec![file("../x", FileKind::Regular, "")] };
+    match sandboxes.open_at(&from(&base), &outside).await {
+        Err(SandboxError::Refused { operation, .. }) => assert_eq!(operation, "write files"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sandboxes.stats().n_misses, n_misses);
+    drop(boxes);
+    sandboxes.close().await;
     backend.remove_base(&base).await.unwrap();
 }
 

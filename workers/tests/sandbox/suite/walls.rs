@@ -69,6 +69,21 @@ pub(crate) async fn a_fork_bomb_is_named_and_survived(backend: Backend) {
 
 const FULL: [LimitHit; 1] = [LimitHit::Disk { bytes: 48 * MIB }];
 
+/// Each process may hold so many files open and no more: it is told so by the kernel, and the guest beside it has its own.
+pub(crate) async fn a_flood_of_open_files_is_refused_and_survived(backend: Backend) {
+    with_limits(backend, limits(), async |sandbox| {
+        // It opens all that it is named before it reads the first.
+        let bomb = "paste $(yes /dev/null | head -n 70000)";
+        let (exit, _, told) = run(sandbox, &Command::shell(bomb, SOON)).await;
+        assert_eq!((exit.code, exit.limits.as_slice()), (Some(1), &[][..]));
+        assert!(String::from_utf8_lossy(&told).contains("oo many open files"), "{}", told.escape_ascii());
+        let many = format!("for i in 1 2 3; do {bomb} 2>/dev/null & done; wait; echo through");
+        assert_eq!(sh(sandbox, &many).await, "through");
+        assert_eq!(sh(sandbox, "cat /dev/null && echo ok").await, "ok");
+    })
+    .await;
+}
+
 pub(crate) async fn writing_past_the_cap_ends_everything_inside_and_is_named(backend: Backend) {
     with_limits(backend, limits(), async |sandbox| {
         // No single file is larger than what is allowed. A daemon of its own session does not outlive it either.
