@@ -288,7 +288,10 @@ impl SandboxBackend for DockerBackend {
     }
 
     async fn stop(&self, name: &str) -> Result<(), SandboxError> {
-        Ok(self.remove(name).await?)
+        self.remove(name).await?;
+        // What its start began beside it is not left half done when this was the last thing of a process.
+        self.prepared.settle().await;
+        Ok(())
     }
 
     async fn sweep(&self, keep: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync)) -> Result<usize, SandboxError> {

@@ -58,6 +58,35 @@ async fn a_stopped_sandbox_is_gone_and_may_be_stopped_again() {
     backend.stop("onramp-never-was").await.unwrap();
 }
 
+/// It travels once for each image and user; when the layer is gone it travels again.
+#[tokio::test]
+async fn from_the_second_start_on_the_guest_is_a_layer_of_the_image() {
+    let Some(backend) = docker_backend().await else { return };
+    let scope = format!("layers/{}", std::process::id());
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let spec = SandboxSpec { scope: scope.clone(), ..spec(None) };
+        let sandbox = Sandbox::start(Arc::clone(&backend), &spec).await.unwrap();
+        assert!(sandbox.environment().starts_with("onramp-test/busybox:1@sha256:"), "{}", sandbox.environment());
+        assert_eq!(sh(&sandbox, "echo x > ~/x && echo x > /workspace/x && cat ~/x").await, "x");
+        let image = docker(&["container", "inspect", "--format", "{{.Config.Image}}", &spec.name]).await;
+        sandbox.stop().await.unwrap();
+        if image.starts_with("sha256:") {
+            docker(&["image", "rm", &image]).await;
+        }
+        seen.push(image);
+    }
+    // The second one's layer was removed, so the guest travelled again.
+    let is_layer: Vec<bool> = seen.iter().map(|image| image.starts_with("sha256:")).collect();
+    assert_eq!(is_layer, [false, true, false, true], "{seen:?}");
+}
+
+async fn docker(arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new("docker").args(arguments).output().await.expect("docker is installed");
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
 #[tokio::test]
 async fn the_sweep_removes_what_is_ours_and_not_kept() {
     if is_skipped() {

@@ -25,7 +25,7 @@ const CPU_SHARES: i64 = 512;
 /// When the whole machine is short of memory, the kernel looks here before it looks at the worker.
 const OOM_SCORE: i64 = 500;
 /// The guest inside.
-const GUEST_PATH: &str = "/.onramp/guest";
+pub(super) const GUEST_PATH: &str = "/.onramp/guest";
 
 impl DockerBackend {
     /// The container of a sandbox: nothing of the host, no network, no privilege, bounded in what can be bounded here.

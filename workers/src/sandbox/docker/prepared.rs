@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,10 +23,11 @@ use bollard::{
     },
 };
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use super::{
     DockerBackend,
-    container::{belongings, user_of},
+    container::{GUEST_PATH, belongings, user_of},
     engine::{Trouble, call},
 };
 use crate::sandbox::GUEST;
@@ -46,7 +50,10 @@ static GUEST_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&Sha256::dige
 
 /// What this process knows of them, by their tags.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Prepared(Arc<Mutex<HashMap<String, State>>>);
+pub(super) struct Prepared {
+    images: Arc<Mutex<HashMap<String, State>>>,
+    making: TaskTracker,
+}
 
 #[derive(Debug)]
 enum State {
@@ -62,6 +69,12 @@ impl Prepared {
             Some(State::Ready(id)) => Some(id.clone()),
             _ => None,
         }
+    }
+
+    /// Waits until none is being made.
+    pub(super) async fn settle(&self) {
+        self.making.close();
+        self.making.wait().await;
     }
 
     /// It is not there any more.
@@ -84,7 +97,7 @@ impl Prepared {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,7 +116,7 @@ impl DockerBackend {
         }
         let (engine, prepared) = (self.engine.clone(), self.prepared.clone());
         let (image, scope) = (image.to_owned(), scope.to_owned());
-        tokio::spawn(async move {
+        self.prepared.making.spawn(async move {
             let state = match make(&engine, &image, &scope, &tag).await {
                 Ok(id) => State::Ready(id),
                 Err(error) => {
@@ -160,9 +173,11 @@ async fn make(engine: &Docker, image: &str, scope: &str, tag: &str) -> Result<St
         Err(error) if error.status() == Some(404) => {}
         Err(error) => return Err(error),
     }
-    // It never runs.
-    let body = ContainerCreateBody { image: Some(image.to_owned()), ..Default::default() };
-    let name = format!("{REPOSITORY}-{tag}-{}", std::process::id());
+    // It never runs; but an engine wants to know what would.
+    let entrypoint = Some(vec![GUEST_PATH.to_owned()]);
+    let body = ContainerCreateBody { image: Some(image.to_owned()), entrypoint, ..Default::default() };
+    static N: AtomicU32 = AtomicU32::new(0);
+    let name = format!("{REPOSITORY}-{tag}-{}-{}", std::process::id(), N.fetch_add(1, Ordering::Relaxed));
     let options = CreateContainerOptionsBuilder::new().name(&name).build();
     call(engine.create_container(Some(options), body)).await?;
     let made = fill_and_commit(engine, &name, scope, tag).await;
