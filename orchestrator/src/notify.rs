@@ -171,7 +171,11 @@ impl Notifier {
                 let id = match record {
                     QueueRecord::Enqueued { task } => task.id,
                     QueueRecord::Applied { task, .. } | QueueRecord::Joined { task, .. } => task,
-                    QueueRecord::Observed { .. } | QueueRecord::CursorMoved { .. } => continue,
+                    QueueRecord::Observed { .. }
+                    | QueueRecord::CursorMoved { .. }
+                    | QueueRecord::Checkpointed { .. } => {
+                        continue;
+                    }
                 };
                 let pending =
                     memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });

@@ -1,11 +1,13 @@
 //! What a pull request shows for itself: what was tested, where, and with which result.
 
+use std::{fmt, str::FromStr};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::LimitHit,
-    repo::{CommitSha, TreeSha},
+    repo::{CommitSha, NameError, TreeSha},
     task::AgentName,
 };
 
@@ -102,6 +104,37 @@ pub struct GpuUse {
     pub lent_ms: u64,
 }
 
+/// The end of the journal at some moment. Whoever keeps it can tell later whether a journal was cut or replaced by an
+/// older copy, because the hash stands for every record up to there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Anchor {
+    /// The sequence of the last record.
+    pub sequence: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub hash: String,
+}
+
+impl fmt::Display for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.sequence, self.hash)
+    }
+}
+
+impl FromStr for Anchor {
+    type Err = NameError;
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        let parsed = value.split_once(':').and_then(|(sequence, hash)| {
+            let hash = hash.to_ascii_lowercase();
+            let whole = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+            Some(Self { sequence: sequence.parse().ok()?, hash }).filter(|_| whole)
+        });
+        parsed.ok_or_else(|| NameError {
+            value: value.chars().take(120).collect(),
+            expected: "an anchor, which is a record's number, a colon and 64 hexadecimal digits",
+        })
+    }
+}
+
 /// The record of one attempt that reached verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
@@ -136,6 +169,9 @@ pub struct Evidence {
     /// The GPUs that agent and checks were lent; `None`: none was needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuUse>,
+    /// The end of Onramp's journal when the attempt began: what `onramp audit verify --anchor` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Anchor>,
     /// Wall time of the attempt until verification ended, in milliseconds.
     pub duration_ms: u64,
 }

@@ -161,6 +161,8 @@ codes! {
     StoreDamaged = "E061", Configuration, 5, "Keep a copy of the data directory; the record named above is the first bad one.";
     /// The task store cannot take writes: the disk is full or failing.
     StoreUnavailable = "E062", Infrastructure, 5, "Free space on the data directory's disk; nothing that was acknowledged is lost.";
+    /// The task store was written by a newer Onramp, and was not touched.
+    StoreNewer = "E064", Configuration, 5, "Run the newer Onramp again, or give this one another --data-dir.";
     /// The address to listen on cannot be used.
     CannotListen = "E063", Configuration, 5, "Choose another address with [server] listen, or stop the program that uses it.";
     /// The server will not have this worker: another token, or another version of the protocol between them.
@@ -169,6 +171,10 @@ codes! {
     Cancelled = "E070", Agent, 130, "What was done until then is kept; ask again to start anew.";
     /// The worker vanished while it held the task.
     WorkerLost = "E071", LeaseExpired, 1, "It is tried again by itself, up to its limit; the worker's log says why it went away.";
+    /// Every worker that took the task vanished while it held it, so it was set aside for a person to look at.
+    PoisonTask = "E072", LeaseExpired, 1, "Look at the worker's log for what the task does to it, then `onramp requeue` it.";
+    /// The person who asked has too many tasks waiting already.
+    TooManyQueued = "E073", Budget, 7, "Ask again when some of them have ended, or raise [queue] queued_per_actor in the configuration.";
     /// A defect in Onramp itself.
     Internal = "E099", Infrastructure, 1, "Please report it with the lines above; the task's artifacts are kept.";
 }
@@ -239,6 +245,15 @@ impl Failure {
         Self::new(Code::Internal, format!("Something went wrong inside Onramp: {error}"))
     }
 
+    /// The failure of a task whose workers vanish.
+    pub fn poison(worker: &WorkerName, stage: &str, crashes: u32) -> Self {
+        let message = format!(
+            "The worker vanished {crashes} times while it held the task (the last one was {worker}, while {stage}), so the \
+             task was set aside"
+        );
+        Self::new(Code::PoisonTask, message)
+    }
+
     /// The failure of an attempt whose worker vanished.
     pub fn lease_expired(worker: &WorkerName) -> Self {
         Self::new(Code::WorkerLost, format!("The worker {worker} vanished while it held the task"))
@@ -250,6 +265,8 @@ impl Failure {
 pub struct RetryPolicy {
     /// After so many failures the task is failed for good.
     pub max_failures: u32,
+    /// After so many vanished workers the task is set aside. 0, in records of the first format only: they count as failures.
+    pub max_crashes: u32,
     /// The wait after the first failure; doubles with each further one.
     pub base: Duration,
     /// The longest wait.
@@ -258,16 +275,20 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { max_failures: 3, base: Duration::seconds(10), cap: Duration::minutes(15) }
+        Self { max_failures: 3, max_crashes: 3, base: Duration::seconds(10), cap: Duration::minutes(15) }
     }
 }
 
 impl RetryPolicy {
-    /// When to try again after the `failures`th failure, or `None` when it is final. A pure function: the jitter of up
+    /// When to try again after the `failures`th failure (or crash), or `None` when it is final. A pure function: the jitter of up
     /// to a quarter of the wait comes from the task's id, so that tasks that failed together do not come back together.
     pub fn retry_at(&self, failure: &Failure, failures: u32, now: Timestamp, task: TaskId) -> Option<Timestamp> {
         let retries = matches!(failure.kind, FailureKind::Infrastructure | FailureKind::LeaseExpired);
-        if !retries || failures >= self.max_failures {
+        let max = match failure.kind {
+            FailureKind::LeaseExpired if self.max_crashes > 0 => self.max_crashes,
+            _ => self.max_failures,
+        };
+        if !retries || failures >= max {
             return None;
         }
         let doublings = failures.saturating_sub(1).min(16);

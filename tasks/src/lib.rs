@@ -15,11 +15,13 @@ pub mod task;
 /// A point in wall time, UTC. For display, ordering and leases; whoever calls passes it in.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
-pub use evidence::{CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
+pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use limits::{Limit, LimitHit};
 pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
-pub use task::{Actor, AgentName, DedupeKey, Deliver, Instruction, Resources, Source, Task, TaskId, TaskRequest};
+pub use task::{
+    Actor, AgentName, DedupeKey, Deliver, Instruction, Note, Priority, Resources, Source, Task, TaskId, TaskRequest,
+};

@@ -93,6 +93,28 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Where it happened.
+    pub fn repo(&self) -> &RepoName {
+        match self {
+            Self::PullRequestMerged { repo, .. }
+            | Self::PullRequestClosed { repo, .. }
+            | Self::PullRequestReopened { repo, .. }
+            | Self::IssueWithdrawn { repo, .. } => repo,
+        }
+    }
+
+    /// Its name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::PullRequestMerged { .. } => "pull_request_merged",
+            Self::PullRequestClosed { .. } => "pull_request_closed",
+            Self::PullRequestReopened { .. } => "pull_request_reopened",
+            Self::IssueWithdrawn { .. } => "issue_withdrawn",
+        }
+    }
+}
+
 /// The answer to a request that is now durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {

@@ -184,6 +184,11 @@ pub enum TaskEvent {
     },
     /// The lease ran out: the worker vanished.
     LeaseExpired,
+    /// It was not taken up, because its requester has too many tasks waiting.
+    Refused {
+        /// Why, and what to do.
+        failure: Failure,
+    },
     /// Somebody asked for it to stop.
     CancelRequested {
         /// Who.
@@ -197,6 +202,26 @@ pub enum TaskEvent {
     PullRequestClosed,
     /// The pull request was opened again.
     PullRequestReopened,
+}
+
+impl TaskEvent {
+    /// Its name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Leased { .. } => "leased",
+            Self::StageReached { .. } => "stage_reached",
+            Self::Released => "released",
+            Self::Finished { .. } => "finished",
+            Self::AttemptFailed { .. } => "attempt_failed",
+            Self::LeaseExpired => "lease_expired",
+            Self::Refused { .. } => "refused",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Requeued => "requeued",
+            Self::PullRequestMerged => "pull_request_merged",
+            Self::PullRequestClosed => "pull_request_closed",
+            Self::PullRequestReopened => "pull_request_reopened",
+        }
+    }
 }
 
 /// An event that the state does not know. The task is unchanged.
@@ -245,17 +270,25 @@ impl Task {
                     None => S::Failed { failure },
                 }
             }
-            (S::Running { lease, .. }, E::LeaseExpired) => {
-                self.failures += 1;
+            (S::Running { lease, stage }, E::LeaseExpired) => {
                 let failure = Failure::lease_expired(&lease.worker);
-                match policy.retry_at(&failure, self.failures, now, self.id) {
+                // A record of the first format knows no limit of its own for crashes: then each one was a failure.
+                let count = if policy.max_crashes == 0 { &mut self.failures } else { &mut self.crashes };
+                *count += 1;
+                let count = *count;
+                match policy.retry_at(&failure, count, now, self.id) {
                     Some(not_before) => self.back_to_queue(not_before),
-                    None => S::Failed { failure },
+                    None if policy.max_crashes == 0 => S::Failed { failure },
+                    None => match self.back_to_queue(now) {
+                        S::Queued { .. } => S::Failed { failure: Failure::poison(&lease.worker, stage.word(), count) },
+                        stopped => stopped,
+                    },
                 }
             }
+            (S::Queued { .. }, E::Refused { failure }) => S::Failed { failure },
 
             (S::Failed { .. } | S::Rejected { .. } | S::NoChanges | S::Cancelled { .. }, E::Requeued) => {
-                self.failures = 0;
+                (self.failures, self.crashes) = (0, 0);
                 self.cancel_requested = None;
                 S::Queued { not_before: now }
             }
@@ -359,12 +392,34 @@ mod tests {
             apply(&mut task, TaskEvent::Leased { lease }).unwrap();
             apply(&mut task, TaskEvent::LeaseExpired).unwrap();
             if let TaskState::Failed { failure } = &task.state {
-                assert_eq!(n, RetryPolicy::default().max_failures);
-                assert_eq!(failure.kind, FailureKind::LeaseExpired);
+                assert_eq!(n, RetryPolicy::default().max_crashes);
+                assert_eq!(failure.code, Code::PoisonTask);
                 break;
             }
         }
-        assert_eq!(task.attempt, task.failures);
+        assert_eq!((task.attempt, task.crashes, task.failures), (3, 3, 0));
+        apply(&mut task, TaskEvent::Requeued).unwrap();
+        assert_eq!((task.state.word(), task.crashes), ("queued", 0));
+    }
+
+    #[test]
+    fn failures_and_crashes_have_budgets_of_their_own() {
+        let mut task = task();
+        let failed = || TaskEvent::AttemptFailed { failure: Failure::new(Code::ForgeUnavailable, "x") };
+        for event in [failed(), TaskEvent::LeaseExpired, failed(), TaskEvent::LeaseExpired] {
+            let lease = lease(&task);
+            apply(&mut task, TaskEvent::Leased { lease }).unwrap();
+            apply(&mut task, event).unwrap();
+        }
+        assert_eq!((task.state.word(), task.failures, task.crashes), ("queued", 2, 2));
+    }
+
+    #[test]
+    fn a_crash_of_the_first_format_counts_as_the_failure_that_it_was() {
+        let mut task = running();
+        let first = RetryPolicy { max_crashes: 0, max_failures: 1, ..RetryPolicy::default() };
+        task.apply(TaskEvent::LeaseExpired, &first, now()).unwrap();
+        assert_eq!((task.state.word(), task.failures, task.crashes), ("failed", 1, 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Timestamp,
+    evidence::Anchor,
     gpu::GpuRequest,
     repo::{BranchName, NameError, PullRequest, RepoName, string_newtype},
     state::TaskState,
@@ -181,6 +182,33 @@ pub struct TaskRequest {
     pub revises: Option<PullRequest>,
 }
 
+/// Which tasks go first. Within one priority, repositories and then requesters take turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// After the others.
+    Low,
+    /// What nobody configured.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
+}
+
+/// A second trigger for what a task already does: it makes no second task, but what it says is not lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Note {
+    /// Who asked again.
+    pub actor: Actor,
+    /// When.
+    pub at: Timestamp,
+    /// What was said, title and text; empty where it was the same as before.
+    pub text: String,
+}
+
+/// The most notes of one task; those after them are counted nowhere and change nothing.
+pub const MAX_NOTES: usize = 50;
+
 /// A stored request and where it stands. Only [`Task::apply`] assigns `state`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
@@ -194,6 +222,19 @@ pub struct Task {
     pub attempt: u32,
     /// How often an attempt failed; the retry budget. A graceful release costs none.
     pub failures: u32,
+    /// How often the worker vanished while it held the task. Apart from `failures`: a task that kills its workers must
+    /// be set aside soon, and one whose forge is down must not be taken for such a one.
+    #[serde(default)]
+    pub crashes: u32,
+    /// Which tasks go before it and after it.
+    #[serde(default)]
+    pub priority: Priority,
+    /// What later triggers for the same issue said, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+    /// The end of the journal when the task was leased; set on the copy that a worker gets, and never stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// Set when somebody asked for it to stop; turns every road back to `Queued` into `Cancelled`.
     pub cancel_requested: Option<Actor>,
     /// When it was stored.
@@ -206,7 +247,48 @@ impl Task {
     /// A new task, ready to be leased at once.
     pub fn new(id: TaskId, request: TaskRequest, now: Timestamp) -> Self {
         let state = TaskState::Queued { not_before: now };
-        Self { id, request, state, attempt: 0, failures: 0, cancel_requested: None, created_at: now, updated_at: now }
+        Self {
+            id,
+            request,
+            state,
+            attempt: 0,
+            failures: 0,
+            crashes: 0,
+            priority: Priority::default(),
+            notes: Vec::new(),
+            anchor: None,
+            cancel_requested: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// The note that a second request leaves on this task.
+    pub fn note_of(&self, request: &TaskRequest, at: Timestamp) -> Note {
+        let words = |instruction: &Instruction| match instruction.body.trim() {
+            "" => instruction.title.clone(),
+            body => format!("{}\n\n{body}", instruction.title),
+        };
+        let text = words(&request.instruction);
+        let is_news = text != words(&self.request.instruction) && self.notes.iter().all(|note| note.text != text);
+        Note { actor: request.actor.clone(), at, text: if is_news { text } else { String::new() } }
+    }
+
+    /// The body of the request, and below it what later triggers said.
+    pub fn body_with_notes(&self) -> String {
+        let mut body = self.request.instruction.body.clone();
+        for note in self.notes.iter().filter(|note| !note.text.is_empty()) {
+            let said = format!("Later, {} asked again:", note.actor.login);
+            body = format!("{}\n\n{said}\n\n{}", body.trim_end(), note.text);
+        }
+        body
+    }
+
+    /// Takes a note, as long as there are not too many.
+    pub fn add_note(&mut self, note: Note) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(note);
+        }
     }
 
     /// The branch that carries the change: the same at every attempt, so that a repeated publish finds its own work.

@@ -36,6 +36,8 @@ pub struct PullRequestText<'a> {
     pub tree: &'a str,
     /// Patch digest.
     pub patch_sha256: &'a str,
+    /// The end of the journal when the attempt began, `123:9f86d0…`, where there is a journal.
+    pub journal: Option<String>,
     /// (files, added, removed).
     pub stat: (u64, u64, u64),
     /// Checks.
@@ -164,6 +166,7 @@ pub(crate) mod tests {
             base: "main@a1b2c3d4e5",
             tree: "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
             patch_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            journal: None,
             stat: (3, 41, 7),
             checks: vec![passed_check(), failed_check()],
             checks_from: ".onramp.toml",

@@ -127,6 +127,7 @@ fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> R
         base: with.base.commit.short(),
         tree: evidence.tree.as_str(),
         patch_sha256: &evidence.patch_sha256,
+        journal: evidence.journal.as_ref().map(ToString::to_string),
         stat: (evidence.n_files, evidence.n_added, evidence.n_removed),
         checks: verified.checks().iter().map(text::check_line).collect(),
         checks_from: &evidence.checks_from,

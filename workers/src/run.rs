@@ -320,7 +320,7 @@ impl Conversation {
             repo: request.repo.as_str(),
             base: &format!("{branch}@{}", base.commit.short()),
             title: &request.instruction.title,
-            body: &request.instruction.body,
+            body: &task.body_with_notes(),
             trusted: request.instruction.trusted,
             issue: request.source.issue(),
             checks: config.checks.iter().map(|check| (check.name.as_str(), check.command.as_str())).collect(),
@@ -404,6 +404,7 @@ impl Record<'_> {
             environment: environment.to_owned(),
             blocked_hosts: egress.blocked_hosts(),
             gpu: self.borrowed.used(),
+            journal: self.task.anchor.clone(),
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -6,10 +6,12 @@
 mod places;
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tasks::{Lease, Outcome, QueueError, Report, Stage, Task, WorkQueue, WorkerName, queue::Renewal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -96,11 +98,16 @@ impl Worker {
         });
         let keep_alive = self.keep_alive(lease, stage_rx, &cancel, stop);
         let fence = Fence::of(self.queue.clone(), lease.clone(), cancel.clone());
-        let attempt = run_task(&self.hands, task, &fence, &progress, &cancel);
+        let attempt = AssertUnwindSafe(run_task(&self.hands, task, &fence, &progress, &cancel)).catch_unwind();
         tokio::pin!(attempt);
-        let (report, stopped) = tokio::select! {
-            report = &mut attempt => (report, None),
+        let (attempted, stopped) = tokio::select! {
+            attempted = &mut attempt => (attempted, None),
             because = keep_alive => (attempt.await, Some(because)),
+        };
+        let Ok(report) = attempted else {
+            // As if the process had died: the lease runs out, which is counted, and this worker goes on with others.
+            tracing::error!("a defect made the attempt panic; the task goes back to the queue when its lease ends");
+            return;
         };
         let report = match (stopped, report) {
             (Some(StoppedBecause::LeaseLost), _) => {

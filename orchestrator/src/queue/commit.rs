@@ -12,17 +12,22 @@ use std::{
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use tasks::{RetryPolicy, TaskState};
+use tasks::{TaskState, Timestamp};
 use tokio::sync::mpsc;
 
 use super::{
     QueueOptions, Shared,
+    checkpoint::{self, Checkpoint, Maker},
     draft::{Draft, Staged},
-    index::{self, Applied, Index, IndexError},
+    index::{self, Index, IndexError},
     journal::{Damage, Head, Journal, JournalError, Marks, Walk},
     ready::Unfinished,
     record::{self, QueueRecord},
@@ -47,21 +52,33 @@ pub(super) struct Committer {
     pub(super) files: Files,
     pub(super) journal: Journal,
     pub(super) index: Option<Arc<Index>>,
-    pub(super) n_tasks: u64,
     pub(super) unfinished: Unfinished,
     pub(super) repaired_at: Option<Instant>,
+    /// The checkpoint that is being made.
+    pub(super) making: Option<JoinHandle<Option<Checkpoint>>>,
+    /// One that is made and not yet named in the journal.
+    pub(super) made: Option<Checkpoint>,
+    /// The last segment that the journal knows a checkpoint of, or that one was tried for in vain.
+    pub(super) covered: u32,
+    /// Wakes this thread.
+    pub(super) steps: mpsc::WeakSender<Step>,
+    /// Tells the maker to stop.
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 /// Where the parts of the store lie, and the right to touch them.
 pub(super) struct Files {
     pub(super) journal: PathBuf,
     pub(super) index: PathBuf,
+    /// For the maker of checkpoints.
+    pub(super) scratch: PathBuf,
     pub(super) lock: Arc<File>,
 }
 
 impl Committer {
     /// Until nobody can ask any more and everything that was asked is answered.
     pub(super) fn run(mut self, mut steps: mpsc::Receiver<Step>) {
+        self.begin_checkpoint();
         while let Some(first) = steps.blocking_recv() {
             let mut group = vec![first];
             while group.len() < MAX_GROUP
@@ -72,6 +89,10 @@ impl Committer {
             self.commit(group);
         }
         self.commit(Vec::new());
+        self.closing.store(true, Ordering::Relaxed);
+        if let Some(making) = self.making.take() {
+            let _ = making.join();
+        }
         self.shared.set_index(None);
         if let Some(index) = self.index.take() {
             if let Err(error) = index.flush() {
@@ -83,15 +104,22 @@ impl Committer {
 
     fn commit(&mut self, group: Vec<Step>) {
         self.repair_index();
+        self.take_checkpoint();
         let index = self.index.clone();
-        let next = self.journal.head().sequence + 1;
-        let mut draft = Draft::new(index.as_deref(), &mut self.unfinished, &self.options.retry, next);
+        let head = self.journal.head();
+        let mut draft = Draft::new(index.as_deref(), &mut self.unfinished, &self.options, head);
         let mut answers = Vec::with_capacity(group.len());
         let decided = catch_unwind(AssertUnwindSafe(|| {
             let now = (self.options.clock)();
             for lease in self.shared.returned() {
                 if let Err(error) = verbs::take_back(&mut draft, &lease, now) {
                     tracing::warn!(task.id = %lease.task, %error, "a lease that nobody holds stays until it ends");
+                }
+            }
+            if let Some(made) = &self.made {
+                let record = QueueRecord::Checkpointed { segment: made.segment, hash: made.hash.to_string() };
+                if let Err(error) = draft.stage(record) {
+                    tracing::warn!(%error, "a checkpoint is not named in the journal yet");
                 }
             }
             for step in group {
@@ -107,7 +135,9 @@ impl Committer {
         let index_error = match &written {
             Ok(()) => {
                 let staged = draft.finish();
-                self.publish(staged)
+                let index_error = self.publish(staged);
+                self.after_checkpoint();
+                index_error
             }
             Err(reason) => {
                 tracing::error!(%reason, "nothing of this group was acknowledged");
@@ -125,11 +155,63 @@ impl Committer {
             *known = leases;
             changed
         });
+        self.begin_checkpoint();
         for (answer, entangled) in answers {
             answer(match &written {
                 Err(reason) if entangled => Err(reason),
                 Ok(()) | Err(_) => Ok(()),
             });
+        }
+    }
+
+    /// Starts to make the checkpoint at the end of the last closed segment, if there is none yet.
+    fn begin_checkpoint(&mut self) {
+        let closed = self.journal.segment() - 1;
+        if !self.options.checkpoints || closed <= self.covered || self.making.is_some() || self.made.is_some() {
+            return;
+        }
+        let maker = Maker {
+            journal: self.files.journal.clone(),
+            scratch: self.files.scratch.clone(),
+            lock: self.files.lock.clone(),
+            stop: self.closing.clone(),
+        };
+        let steps = self.steps.clone();
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            let made = maker.make(closed);
+            // Only to wake the committer; when its channel is full, it is awake.
+            if let Some(steps) = steps.upgrade() {
+                let _ = steps.try_send(Box::new(|_| Box::new(|_| ())));
+            }
+            made.inspect_err(|error| tracing::warn!(%error, segment = closed, "no checkpoint could be made")).ok()
+        });
+        self.covered = closed;
+        match thread {
+            Ok(thread) => self.making = Some(thread),
+            Err(error) => tracing::warn!(%error, "no checkpoint can be made"),
+        }
+    }
+
+    fn take_checkpoint(&mut self) {
+        if let Some(making) = self.making.take_if(|making| making.is_finished()) {
+            self.made = making.join().ok().flatten();
+        }
+    }
+
+    /// The journal names the checkpoint now, so what it stands for may go, if it is not to be kept.
+    fn after_checkpoint(&mut self) {
+        let Some(made) = self.made.take() else { return };
+        let read_to = self.index.as_ref().map(|index| index.slowest_cursor());
+        let read_to = match read_to {
+            Some(Ok(read_to)) => read_to.unwrap_or(u64::MAX),
+            Some(Err(_)) | None => 0,
+        };
+        let kept = match self.options.keep_segments {
+            0 => u32::MAX,
+            n => n,
+        };
+        if let Err(error) = self.journal.prune(made.segment, kept, read_to) {
+            tracing::warn!(%error, "old files of the journal cannot be removed yet");
         }
     }
 
@@ -139,11 +221,10 @@ impl Committer {
         if payloads.is_empty() {
             return index_error;
         }
-        self.n_tasks += changes.new.len() as u64;
-        let applied = Applied { head: self.journal.head(), n_tasks: self.n_tasks };
-        let written = self.index.as_ref().map_or(Ok(()), |index| index.write(&changes, applied));
-        self.shared.head.send_replace(applied.head);
-        if changes.tasks.values().any(|stored| matches!(stored.task.state, TaskState::Queued { .. })) {
+        let head = self.journal.head();
+        let written = self.index.as_ref().map_or(Ok(()), |index| index.write(&changes, head));
+        self.shared.head.send_replace(head);
+        if changes.tasks.values().any(|stored| !matches!(stored.task.state, TaskState::Running { .. })) {
             self.shared.ready.send_replace(());
         }
         index_error.or(written.err())
@@ -164,9 +245,8 @@ impl Committer {
         }
         self.repaired_at = Some(Instant::now());
         match open_index(&self.files, None, &self.journal.marks(), self.journal.head()) {
-            Ok((index, n_tasks)) => {
+            Ok(index) => {
                 let index = Arc::new(index);
-                self.n_tasks = n_tasks;
                 self.shared.set_index(Some(index.clone()));
                 self.index = Some(index);
                 tracing::info!("the index is repaired");
@@ -183,30 +263,39 @@ pub(super) enum ReplayError {
     Index(#[from] IndexError),
     #[error("the index does not agree with the journal at record {0}")]
     Disagrees(u64),
-    #[error("the index should hold {expected} tasks and holds {found}")]
-    Lost { expected: u64, found: u64 },
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("the queue is closing")]
+    Stopped,
 }
 
 /// Opens the index (or takes the one that is open already) and replays what it lacks. One that cannot be used is put
-/// aside and made anew. Also tells how many tasks it holds.
+/// aside and made anew; one that has grown far beyond what it holds is copied into a fresh one.
 pub(super) fn open_index(
     files: &Files,
     opened: Option<Result<Index, IndexError>>,
     marks: &Marks,
     head: Head,
-) -> Result<(Index, u64), ReplayError> {
+) -> Result<Index, ReplayError> {
     let open = || Index::open(&files.index, files.lock.clone());
     let brought_up = |index: Index| match replay(&index, &files.journal, marks, head) {
-        Ok(n_tasks) => Ok((index, n_tasks)),
+        Ok(()) => Ok(index),
         Err(error) => {
             index::close(index);
             Err(error)
         }
     };
     match opened.unwrap_or_else(open).map_err(ReplayError::from).and_then(brought_up) {
-        Ok(ready) => Ok(ready),
+        Ok(index) if index.is_bloated()? => {
+            let fresh = index::copy_aside(&index, &files.index);
+            index::close(index);
+            match fresh.and_then(|()| index::swap(&files.index)) {
+                Ok(()) => tracing::info!("the index was copied into a fresh one, to give room back"),
+                Err(error) => tracing::warn!(%error, "the index takes more room than it needs and could not be copied"),
+            }
+            brought_up(open()?)
+        }
+        Ok(index) => Ok(index),
         Err(error @ ReplayError::Journal(_)) => Err(error),
         Err(ReplayError::Index(error)) if error.is_passing() => Err(error.into()),
         Err(error) => {
@@ -217,53 +306,86 @@ pub(super) fn open_index(
     }
 }
 
-fn replay(index: &Index, journal: &Path, marks: &Marks, head: Head) -> Result<u64, ReplayError> {
+fn replay(index: &Index, journal: &Path, marks: &Marks, head: Head) -> Result<(), ReplayError> {
     let applied = index.applied()?;
-    if applied.head.sequence > head.sequence {
+    if applied == head {
+        return Ok(());
+    }
+    if applied.sequence > head.sequence {
         return Err(ReplayError::Disagrees(head.sequence + 1));
     }
-    let n_tasks = if applied.head == head {
-        applied.n_tasks
-    } else {
-        let mut walk = Walk::near(journal, marks, applied.head.sequence.max(1))?;
-        while walk.head().sequence < applied.head.sequence {
-            let Some(_) = walk.next()? else { return Err(ReplayError::Disagrees(applied.head.sequence)) };
-        }
-        if walk.head() != applied.head {
-            return Err(ReplayError::Disagrees(applied.head.sequence));
-        }
-        replay_after(index, walk, applied, head)?
-    };
-    match index.count()? {
-        found if found == n_tasks => Ok(n_tasks),
-        found => Err(ReplayError::Lost { expected: n_tasks, found }),
-    }
+    let base = if applied == Head::default() { checkpoint::newest(journal, u32::MAX)? } else { None };
+    replay_from(index, journal, base.as_ref(), Some(marks), head, &AtomicBool::new(false))
 }
 
-fn replay_after(index: &Index, mut walk: Walk, mut applied: Applied, head: Head) -> Result<u64, ReplayError> {
-    let retry = RetryPolicy::default();
+/// Brings an index up to `head`: from where it is, or an empty one from a checkpoint.
+pub(super) fn replay_from(
+    index: &Index,
+    journal: &Path,
+    base: Option<&Checkpoint>,
+    marks: Option<&Marks>,
+    head: Head,
+    stop: &AtomicBool,
+) -> Result<(), ReplayError> {
+    let mut from = index.applied()?;
+    let mut walk = match (base, marks) {
+        (Some(base), _) => {
+            base.load(index)?;
+            from = base.head;
+            Walk::at_segment(journal, base.segment + 1)?
+        }
+        (None, Some(marks)) => Walk::near(journal, marks, from.sequence.max(1))?,
+        (None, None) => Walk::from_start(journal)?,
+    };
+    if walk.head().sequence > from.sequence {
+        return Err(JournalError::from(
+            walk.damage_before("the records before it are gone, and no checkpoint stands for them"),
+        )
+        .into());
+    }
+    while walk.head().sequence < from.sequence {
+        let Some(_) = walk.next()? else { return Err(ReplayError::Disagrees(from.sequence)) };
+    }
+    if walk.head() != from {
+        return Err(ReplayError::Disagrees(from.sequence));
+    }
+    replay_after(index, walk, from, head, stop)
+}
+
+fn replay_after(
+    index: &Index,
+    mut walk: Walk,
+    mut applied: Head,
+    head: Head,
+    stop: &AtomicBool,
+) -> Result<(), ReplayError> {
+    // Every record carries what decided.
+    let options = QueueOptions::new(Arc::new(|| Timestamp::UNIX_EPOCH));
     let mut unfinished = Unfinished::default();
-    while applied.head.sequence < head.sequence {
-        let mut draft = Draft::new(Some(index), &mut unfinished, &retry, applied.head.sequence + 1);
-        let mut n_new = 0;
+    while applied.sequence < head.sequence {
+        if stop.load(Ordering::Relaxed) {
+            return Err(ReplayError::Stopped);
+        }
+        let mut draft = Draft::new(Some(index), &mut unfinished, &options, applied);
         for _ in 0..RECORDS_PER_REPLAY_WRITE {
-            if applied.head.sequence == head.sequence {
+            if applied.sequence == head.sequence {
                 break;
             }
             let damage = walk.damage_here();
-            let Some(entry) = walk.next()? else { break };
-            let wrong = |reason: String| JournalError::from(Damage { reason, ..damage.clone() });
-            let record: QueueRecord = record::decode(&entry.payload).map_err(|error| wrong(error.to_string()))?;
-            n_new += u64::from(matches!(record, QueueRecord::Enqueued { .. }));
+            let Some(entry) = walk.next()? else { return Err(ReplayError::Disagrees(applied.sequence + 1)) };
+            let record: QueueRecord =
+                record::decode(&entry.payload).map_err(|error| JournalError::unreadable(damage.clone(), error))?;
             let folded = draft.fold(entry.head.sequence, record);
             if let Some(error) = draft.take_index_error() {
                 return Err(error.into());
             }
-            folded.map_err(|error| wrong(format!("it cannot have happened: {error}")))?;
-            applied.head = entry.head;
+            folded.map_err(|error| {
+                let reason = format!("it cannot have happened: {error}");
+                JournalError::from(Damage { reason, ..damage })
+            })?;
+            applied = entry.head;
         }
-        applied.n_tasks += n_new;
         index.write(&draft.finish().changes, applied)?;
     }
-    Ok(applied.n_tasks)
+    Ok(())
 }

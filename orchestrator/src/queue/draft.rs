@@ -4,10 +4,14 @@
 //! that what was built from the journal cannot differ from what was built by living.
 
 use chrono::Duration;
-use tasks::{DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, TaskEvent, TaskId, TaskState, Timestamp};
+use tasks::{
+    Actor, DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, TaskEvent, TaskId, TaskState, Timestamp,
+};
 
 use super::{
+    QueueOptions,
     index::{Changes, Index, IndexError, Stored},
+    journal::Head,
     ready::Unfinished,
     record::{self, MAX_RECORD_BYTES, QueueRecord, Reported},
 };
@@ -17,7 +21,9 @@ pub(super) struct Draft<'a> {
     index: Option<&'a Index>,
     /// Ahead of what is durable; put back when the group fails.
     unfinished: &'a mut Unfinished,
-    retry: &'a RetryPolicy,
+    options: &'a QueueOptions,
+    /// The last durable record.
+    durable: Head,
     next_sequence: u64,
     /// How each task was that the group changed, first change first.
     undo: Vec<(TaskId, Option<Before>)>,
@@ -45,11 +51,20 @@ impl<'a> Draft<'a> {
     pub(super) fn new(
         index: Option<&'a Index>,
         unfinished: &'a mut Unfinished,
-        retry: &'a RetryPolicy,
-        next_sequence: u64,
+        options: &'a QueueOptions,
+        durable: Head,
     ) -> Self {
-        let staged = Staged::default();
-        Self { index, unfinished, retry, next_sequence, undo: Vec::new(), staged, entangled: false }
+        let (staged, next_sequence) = (Staged::default(), durable.sequence + 1);
+        Self { index, unfinished, options, durable, next_sequence, undo: Vec::new(), staged, entangled: false }
+    }
+
+    pub(super) fn options(&self) -> &'a QueueOptions {
+        self.options
+    }
+
+    /// The last record that is durable whatever becomes of this group.
+    pub(super) fn durable(&self) -> Head {
+        self.durable
     }
 
     pub(super) fn unfinished(&self) -> &Unfinished {
@@ -126,7 +141,7 @@ impl<'a> Draft<'a> {
         evidence: Option<Box<Evidence>>,
         now: Timestamp,
     ) -> Result<(), QueueError> {
-        self.stage(QueueRecord::applied(task, event, evidence, self.retry, now))
+        self.stage(QueueRecord::applied(task, event, evidence, &self.options.retry, now))
     }
 
     /// What a record means.
@@ -141,9 +156,17 @@ impl<'a> Draft<'a> {
                     self.put(Stored { task: *task, sequence, enqueued: sequence, reported: None });
                 }
             }
-            QueueRecord::Joined { key, task, at: _ } => {
+            QueueRecord::Joined { key, task, at: _, note } => {
                 self.staged.changes.keys.insert(key, task);
+                if let Some(note) = note
+                    && let Some(mut stored) = self.find(task)?.filter(|stored| stored.sequence < sequence)
+                {
+                    stored.task.add_note(*note);
+                    stored.sequence = sequence;
+                    self.put(stored);
+                }
             }
+            QueueRecord::Checkpointed { .. } => {}
             QueueRecord::Applied { task, at, event, evidence, retry } => {
                 self.fold_event(sequence, task, at, event, evidence.as_deref(), retry.map(|retry| (&retry).into()))?;
                 if let Some(evidence) = evidence {
@@ -226,6 +249,29 @@ impl<'a> Draft<'a> {
         if same && alive { Ok(stored.clone()) } else { Err(stale) }
     }
 
+    /// How many tasks of this person wait, as this group leaves it.
+    pub(super) fn n_waiting(&mut self, actor: &Actor) -> usize {
+        self.entangled = true;
+        self.unfinished.n_waiting(actor)
+    }
+
+    /// The task that told this person of having too many tasks waiting, if it was told.
+    pub(super) fn refused(&mut self, actor: &Actor) -> Option<TaskId> {
+        let known = self.unfinished.refused(actor);
+        self.entangled |= known.is_some_and(|task| self.staged.changes.tasks.contains_key(&task));
+        known
+    }
+
+    /// Forgets that it was told: there is room again.
+    pub(super) fn forget_refused(&mut self, actor: &Actor) {
+        self.unfinished.forget_refused(actor);
+    }
+
+    /// Notes that this task tells so.
+    pub(super) fn note_refused(&mut self, actor: &Actor, task: TaskId) {
+        self.unfinished.note_refused(actor, task);
+    }
+
     /// Moves the end of a lease, at once and without a trace on the disk.
     pub(super) fn extend(&mut self, lease: &Lease, now: Timestamp, by: Duration) -> Timestamp {
         let until = now + by;
@@ -237,7 +283,7 @@ impl<'a> Draft<'a> {
     pub(super) fn next_ready(&mut self, now: Timestamp) -> Result<Stored, Option<Timestamp>> {
         // What others of this group took is not there to be seen: the answer hangs on theirs.
         self.entangled = true;
-        match self.unfinished.next(now).and_then(|id| self.unfinished.get(id)) {
+        match self.unfinished.next(now, self.options.parallel_per_repository).and_then(|id| self.unfinished.get(id)) {
             Some(stored) => Ok(stored.clone()),
             None => Err(self.unfinished.next_due()),
         }

@@ -9,13 +9,14 @@
 //! put in unseen. `group` is the sequence of the first record of the same write: a record of a *later* group proves
 //! that the groups before it had been made durable, which is what tells damage from a write that a crash cut short.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
 use super::record::MAX_RECORD_BYTES;
 
 const MAGIC: &[u8; 8] = b"ONRAMPJ1";
+const CHECKPOINT_MAGIC: &[u8; 8] = b"ONRAMPC1";
 
 /// Bytes before the payload.
 pub(super) const FRAME_HEADER_BYTES: usize = 56;
@@ -30,6 +31,15 @@ pub struct Hash(pub [u8; 32]);
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl FromStr for Hash {
+    type Err = hex::FromHexError;
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(value, &mut hash)?;
+        Ok(Self(hash))
     }
 }
 
@@ -110,8 +120,17 @@ pub(super) fn newest_group_in(bytes: &[u8], sequence: u64) -> Option<u64> {
 
 /// The header of a segment whose first record follows `head`.
 pub(super) fn segment_header(head: Head) -> [u8; SEGMENT_HEADER_BYTES] {
+    header(MAGIC, head)
+}
+
+/// The header of a checkpoint of everything up to `head`.
+pub(super) fn checkpoint_header(head: Head) -> [u8; SEGMENT_HEADER_BYTES] {
+    header(CHECKPOINT_MAGIC, head)
+}
+
+fn header(magic: &[u8; 8], head: Head) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
-    header[..8].copy_from_slice(MAGIC);
+    header[..8].copy_from_slice(magic);
     header[8..16].copy_from_slice(&(head.sequence + 1).to_le_bytes());
     header[16..48].copy_from_slice(&head.hash.0);
     let checksum = crc32fast::hash(&header[..48]);
@@ -121,7 +140,16 @@ pub(super) fn segment_header(head: Head) -> [u8; SEGMENT_HEADER_BYTES] {
 
 /// The head that the first record of a segment follows; `None`: this is no header.
 pub(super) fn segment_start(header: &[u8; SEGMENT_HEADER_BYTES]) -> Option<Head> {
-    let right = &header[..8] == MAGIC && header[48..] == crc32fast::hash(&header[..48]).to_le_bytes();
+    start(MAGIC, header)
+}
+
+/// The head that a checkpoint goes up to; `None`: this is no header.
+pub(super) fn checkpoint_start(header: &[u8; SEGMENT_HEADER_BYTES]) -> Option<Head> {
+    start(CHECKPOINT_MAGIC, header)
+}
+
+fn start(magic: &[u8; 8], header: &[u8; SEGMENT_HEADER_BYTES]) -> Option<Head> {
+    let right = &header[..8] == magic && header[48..] == crc32fast::hash(&header[..48]).to_le_bytes();
     let sequence = u64_at(header, 8).checked_sub(1)?;
     right.then(|| Head { sequence, hash: hash_at(header, 16) })
 }

@@ -1,9 +1,10 @@
 //! The index: what the journal adds up to, in sled, so that questions are answered without reading the journal.
 //!
-//! It is never the truth. Every write carries the sequence and the hash of the last journal record that it contains,
-//! written last; what is missing after a crash is replayed, and an index that does not open, panics, or disagrees with
-//! the journal is put aside and made anew. For that reason it is not flushed after each write: sled's own flusher
-//! bounds what has to be replayed, and the journal's fsync is the only one that anybody waits for.
+//! It is never the truth. Every write is one atomic batch that carries the sequence and the hash of the last journal
+//! record that it contains, and the sum over all rows; what is missing after a crash is replayed, and an index that does
+//! not open, panics, takes too long, does not add up, or disagrees with the journal is put aside and made anew. For that
+//! reason it is not flushed after each write: sled's own flusher bounds what has to be replayed, and the journal's fsync
+//! is the only one that anybody waits for.
 //!
 //! Traps of sled 0.34 that are closed here: a crash during `open` leaves `snap.*.generating`, which the next `open`
 //! takes for the newest snapshot; damaged files can make it panic, and so can a last flush that fails while it is dropped;
@@ -17,18 +18,19 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Db, Tree};
-use tasks::{Actor, DedupeKey, Evidence, RepoName, Task, TaskFilter, TaskId, TaskState, Timestamp};
+use tasks::{DedupeKey, Evidence, RepoName, Task, TaskFilter, TaskId};
 
 use super::{
-    journal::{Hash, Head},
+    journal::Head,
     keys,
     record::{self, Reported},
+    row::{AppliedRow, Row, Sum},
 };
 
 const CACHE_BYTES: u64 = 64 << 20;
@@ -36,7 +38,9 @@ const CHUNK_BYTES: usize = 48 << 10;
 /// How long a handle that was dropped may take to let go of its file.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSING_INTERVAL: Duration = Duration::from_millis(5);
-const APPLIED: &str = "applied";
+/// Opening reads every row; a hundred thousand tasks take about a second.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+const ROWS_PER_WRITE: usize = 1000;
 
 /// Why the index did not answer. Whatever it is, the journal still has everything.
 #[derive(Debug, thiserror::Error)]
@@ -97,155 +101,157 @@ pub(super) struct Changes {
     pub(super) cursors: HashMap<String, u64>,
 }
 
-/// How far the index has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Applied {
-    /// The last journal record that it contains.
-    pub(super) head: Head,
-    /// How many tasks it should hold.
-    pub(super) n_tasks: u64,
-}
+/// An index that takes so many times the bytes of its rows, and is not small, is copied into a fresh one.
+const BLOATED: u64 = 16;
+const SMALL_BYTES: u64 = 64 << 20;
 
 pub(super) struct Index {
     db: Db,
-    tasks: Tree,
-    requests: Tree,
-    by_age: Tree,
-    unfinished: Tree,
-    keys: Tree,
-    observed: Tree,
-    pull_requests: Tree,
-    evidence: Tree,
-    cursors: Tree,
-    meta: Tree,
+    rows: Tree,
+    sum: Mutex<Sum>,
     /// Released last, when sled is closed.
     _lock: Arc<File>,
 }
 
 impl Index {
+    /// Opens it, and looks at every row: what does not add up is an error, never a smaller answer.
     pub(super) fn open(dir: &Path, lock: Arc<File>) -> Result<Self, IndexError> {
         wait_until_closed(dir)?;
         remove_unfinished_snapshots(dir)?;
-        guarded(|| {
-            let db = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open()?;
-            Ok(Self {
-                tasks: db.open_tree("tasks")?,
-                requests: db.open_tree("requests")?,
-                by_age: db.open_tree("by_age")?,
-                unfinished: db.open_tree("unfinished")?,
-                keys: db.open_tree("dedupe")?,
-                observed: db.open_tree("observed")?,
-                pull_requests: db.open_tree("by_pull_request")?,
-                evidence: db.open_tree("evidence")?,
-                cursors: db.open_tree("cursors")?,
-                meta: db.open_tree("meta")?,
-                db,
-                _lock: lock,
+        let dir = dir.to_owned();
+        within(OPEN_TIMEOUT, move || {
+            guarded(|| {
+                let db = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open()?;
+                let rows = db.open_tree("rows")?;
+                let sum = checked_sum(&rows)?;
+                Ok(Self { db, rows, sum: Mutex::new(sum), _lock: lock })
             })
         })
     }
 
-    pub(super) fn applied(&self) -> Result<Applied, IndexError> {
-        let Some(bytes) = guarded(|| Ok(self.meta.get(APPLIED)?))? else { return Ok(Applied::default()) };
-        let row: AppliedRow = decode("the place", &bytes)?;
-        let mut hash = [0; 32];
-        hex::decode_to_slice(&row.hash, &mut hash).map_err(|error| damaged("the place", error))?;
-        Ok(Applied { head: Head { sequence: row.sequence, hash: Hash(hash) }, n_tasks: row.n_tasks })
+    /// The last journal record that it contains.
+    pub(super) fn applied(&self) -> Result<Head, IndexError> {
+        match self.get(keys::APPLIED)? {
+            Some(bytes) => place(&bytes)?.head().ok_or_else(|| damaged("the place", "its hash is none")),
+            None => Ok(Head::default()),
+        }
     }
 
-    /// Takes the changes in. May be repeated: after a crash part of them may be in already.
-    pub(super) fn write(&self, changes: &Changes, applied: Applied) -> Result<(), IndexError> {
-        let mut tasks = Batch::default();
-        let mut requests = Batch::default();
-        let mut by_age = Batch::default();
-        let mut unfinished = Batch::default();
-        for (id, stored) in &changes.tasks {
-            let age = keys::age(stored.enqueued);
-            if changes.new.contains(id) {
-                let request = encode("a request", &stored.task.request)?;
-                for (n, chunk) in (0..).zip(request.chunks(CHUNK_BYTES)) {
-                    requests.insert(&keys::request_chunk(*id, n), chunk);
+    /// Takes the changes in, all or none.
+    pub(super) fn write(&self, changes: &Changes, head: Head) -> Result<(), IndexError> {
+        self.put(rows_of(changes)?, head)
+    }
+
+    fn put(&self, rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>, head: Head) -> Result<(), IndexError> {
+        let mut known = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = *known;
+        let mut batch = Batch::default();
+        for (key, value) in rows {
+            if let Some(old) = guarded(|| Ok(self.rows.get(&key)?))? {
+                sum.take(&key, &old);
+            }
+            match value {
+                Some(value) => {
+                    sum.add(&key, &value);
+                    batch.insert(key, value);
                 }
-                by_age.insert(&age, id.as_bytes());
-            }
-            tasks.insert(id.as_bytes(), encode("a task", &Row::from(stored))?);
-            if stored.task.state.is_unfinished() {
-                unfinished.insert(&age, id.as_bytes());
-            } else {
-                unfinished.remove(&age);
+                None => batch.remove(key),
             }
         }
-        let dedupe = batch(changes.keys.iter().map(|(key, id)| (key.as_str().as_bytes(), id.as_bytes().as_slice())));
-        let observed = batch(changes.observed.iter().map(|key| (key.as_str().as_bytes(), b"".as_slice())));
-        let cursors = batch(changes.cursors.iter().map(|(name, n)| (name.as_bytes(), n.to_be_bytes().to_vec())));
-        let pull_requests =
-            batch(changes.pull_requests.iter().map(|((repo, n), id)| (keys::pull_request(repo, *n), id.as_bytes())));
-        let mut evidence = Batch::default();
-        for (id, value) in &changes.evidence {
-            evidence.insert(id.as_bytes(), encode("evidence", value)?);
-        }
-        let place = encode("the place", &AppliedRow::from(applied))?;
-        guarded(|| {
-            // What a task's row leads to comes before it, and how far we are comes last: a crash keeps a beginning.
-            self.requests.apply_batch(requests)?;
-            self.keys.apply_batch(dedupe)?;
-            self.observed.apply_batch(observed)?;
-            self.pull_requests.apply_batch(pull_requests)?;
-            self.evidence.apply_batch(evidence)?;
-            self.cursors.apply_batch(cursors)?;
-            self.tasks.apply_batch(tasks)?;
-            self.by_age.apply_batch(by_age)?;
-            self.unfinished.apply_batch(unfinished)?;
-            self.meta.insert(APPLIED, place)?;
-            Ok(())
-        })
+        batch.insert(keys::APPLIED, encode("the place", &AppliedRow::new(head, sum))?);
+        guarded(|| Ok(self.rows.apply_batch(batch)?))?;
+        *known = sum;
+        Ok(())
     }
 
     pub(super) fn flush(&self) -> Result<(), IndexError> {
         guarded(|| self.db.flush().map(drop).map_err(IndexError::from))
     }
 
+    /// Whether it takes far more room than what it holds.
+    pub(super) fn is_bloated(&self) -> Result<bool, IndexError> {
+        let on_disk = guarded(|| Ok(self.db.size_on_disk()?))?;
+        let live = self.sum.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        Ok(on_disk > SMALL_BYTES && on_disk > live.saturating_mul(BLOATED))
+    }
+
+    /// Copies every row into a fresh index in `dir`, which must not be there, and closes that.
+    pub(super) fn copy_to(&self, dir: &Path) -> Result<(), IndexError> {
+        let fresh = Self::open(dir, self._lock.clone())?;
+        let copied = self.copy_rows(&fresh).and_then(|()| fresh.flush());
+        close(fresh);
+        copied
+    }
+
+    fn copy_rows(&self, fresh: &Self) -> Result<(), IndexError> {
+        let mut loading = fresh.loading();
+        self.each(|key, value| loading.row(key.to_vec(), value.to_vec()))?;
+        loading.finish(self.applied()?)
+    }
+
+    /// Hands over every row, but for how far it has come.
+    pub(super) fn each(&self, mut row: impl FnMut(&[u8], &[u8]) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        let mut iter = guarded(|| Ok(self.rows.iter()))?;
+        while let Some((key, value)) = guarded(|| Ok(iter.next().transpose()?))? {
+            if &*key != keys::APPLIED {
+                row(&key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to fill an empty index.
+    pub(super) fn loading(&self) -> Loading<'_> {
+        Loading { index: self, rows: BTreeMap::new() }
+    }
+
     pub(super) fn task(&self, id: TaskId) -> Result<Option<Stored>, IndexError> {
-        match guarded(|| Ok(self.tasks.get(id.as_bytes())?))? {
+        match self.get(&keys::task(id))? {
             Some(bytes) => self.stored(id, decode("a task", &bytes)?).map(Some),
             None => Ok(None),
         }
     }
 
     pub(super) fn task_of_key(&self, key: &DedupeKey) -> Result<Option<TaskId>, IndexError> {
-        id_in(guarded(|| Ok(self.keys.get(key.as_str())?))?)
+        id_in(self.get(&keys::dedupe(key))?)
     }
 
     pub(super) fn task_of_pull_request(&self, repo: &RepoName, number: u64) -> Result<Option<TaskId>, IndexError> {
-        id_in(guarded(|| Ok(self.pull_requests.get(keys::pull_request(repo, number))?))?)
+        id_in(self.get(&keys::pull_request(repo, number))?)
     }
 
     pub(super) fn was_observed(&self, key: &DedupeKey) -> Result<bool, IndexError> {
-        guarded(|| Ok(self.observed.contains_key(key.as_str())?))
+        Ok(self.get(&keys::observed(key))?.is_some())
     }
 
     pub(super) fn evidence(&self, id: TaskId) -> Result<Option<Evidence>, IndexError> {
-        guarded(|| Ok(self.evidence.get(id.as_bytes())?))?.map(|bytes| decode("evidence", &bytes)).transpose()
+        self.get(&keys::evidence(id))?.map(|bytes| decode("evidence", &bytes)).transpose()
     }
 
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, IndexError> {
-        guarded(|| Ok(self.cursors.get(name)?))?
-            .map(|bytes| keys::number(&bytes).ok_or_else(|| damaged("a cursor", "not a number")))
-            .transpose()
+        let bytes = self.get(&keys::cursor(name))?;
+        bytes.map(|bytes| keys::number(&bytes).ok_or_else(|| damaged("a cursor", "not a number"))).transpose()
+    }
+
+    /// How far the slowest reader of events has come; `None`: there is none.
+    pub(super) fn slowest_cursor(&self) -> Result<Option<u64>, IndexError> {
+        let rows = guarded(|| Ok(self.rows.scan_prefix([keys::CURSOR]).values().collect::<Result<Vec<_>, _>>()?))?;
+        let cursors = rows.iter().map(|bytes| keys::number(bytes).ok_or_else(|| damaged("a cursor", "not a number")));
+        Ok(cursors.collect::<Result<Vec<_>, _>>()?.into_iter().min())
     }
 
     /// Newest first.
     pub(super) fn list(&self, filter: &TaskFilter) -> Result<Vec<Task>, IndexError> {
-        let tree = if filter.unfinished { &self.unfinished } else { &self.by_age };
+        let letter = if filter.unfinished { keys::UNFINISHED } else { keys::AGE };
         let mut found = Vec::new();
-        let mut rows = guarded(|| Ok(tree.iter().rev()))?;
+        let mut rows = guarded(|| Ok(self.rows.scan_prefix([letter]).rev()))?;
         while filter.limit.is_none_or(|limit| found.len() < limit) {
-            let Some(id) = guarded(|| Ok(rows.next().transpose()?))? else { break };
-            let Some(id) = id_in(Some(id.1))? else { continue };
-            // Gone between the two reads cannot be: tasks are never removed, and rows come before what lists them.
-            let Some(row) = guarded(|| Ok(self.tasks.get(id.as_bytes())?))? else { continue };
+            let Some((_, id)) = guarded(|| Ok(rows.next().transpose()?))? else { break };
+            let Some(id) = id_in(Some(id))? else { continue };
+            let row = self.get(&keys::task(id))?.ok_or_else(|| damaged("a task", "it is listed and not there"))?;
             let row: Row = decode("a task", &row)?;
             let fits = filter.repo.as_ref().is_none_or(|repo| *repo == row.repo);
+            // Between the two reads it may have ended.
             if fits && (!filter.unfinished || row.state.is_unfinished()) {
                 found.push(self.stored(id, row)?.task);
             }
@@ -255,44 +261,112 @@ impl Index {
 
     /// All tasks that are queued or running, oldest first.
     pub(super) fn unfinished(&self) -> Result<Vec<Stored>, IndexError> {
-        let ids = guarded(|| Ok(self.unfinished.iter().values().collect::<Result<Vec<_>, _>>()?))?;
-        let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
+        let rows =
+            guarded(|| Ok(self.rows.scan_prefix([keys::UNFINISHED]).values().collect::<Result<Vec<_>, _>>()?))?;
+        let mut found = Vec::with_capacity(rows.len());
+        for id in rows {
             let id = id_in(Some(id))?.ok_or_else(|| damaged("the list of unfinished tasks", "an empty entry"))?;
-            let stored = self.task(id)?.ok_or_else(|| damaged("a task", "it is listed and not there"))?;
-            // A crash may have come between the task's row and this list.
-            if stored.task.state.is_unfinished() {
-                found.push(stored);
-            }
+            found.push(self.task(id)?.ok_or_else(|| damaged("a task", "it is listed and not there"))?);
         }
         Ok(found)
     }
 
-    /// How many tasks there really are: a scan.
-    pub(super) fn count(&self) -> Result<u64, IndexError> {
-        guarded(|| Ok(self.tasks.len() as u64))
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, IndexError> {
+        guarded(|| Ok(self.rows.get(key)?))
     }
 
     fn stored(&self, id: TaskId, row: Row) -> Result<Stored, IndexError> {
         let mut request = Vec::new();
         for n in 0..=u16::MAX {
-            match guarded(|| Ok(self.requests.get(keys::request_chunk(id, n))?))? {
+            match self.get(&keys::request_chunk(id, n))? {
                 Some(chunk) => request.extend_from_slice(&chunk),
                 None => break,
             }
         }
-        let task = Task {
-            id,
-            request: decode("a request", &request)?,
-            state: row.state,
-            attempt: row.attempt,
-            failures: row.failures,
-            cancel_requested: row.cancel_requested,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        };
-        Ok(Stored { task, sequence: row.sequence, enqueued: row.enqueued, reported: row.reported })
+        Ok(row.with(id, decode("a request", &request)?))
     }
+}
+
+/// An index while it is filled with rows from elsewhere.
+pub(super) struct Loading<'a> {
+    index: &'a Index,
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Loading<'_> {
+    pub(super) fn row(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), IndexError> {
+        self.rows.insert(key, Some(value));
+        if self.rows.len() >= ROWS_PER_WRITE {
+            // Not before the end does it say how far it has come: a crash in between leaves one that is filled anew.
+            self.index.put(std::mem::take(&mut self.rows), Head::default())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self, head: Head) -> Result<(), IndexError> {
+        self.index.put(self.rows, head)
+    }
+}
+
+/// The rows that these changes leave; `None`: there is none any more.
+fn rows_of(changes: &Changes) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, IndexError> {
+    let mut rows = BTreeMap::new();
+    for (id, stored) in &changes.tasks {
+        if changes.new.contains(id) {
+            let request = encode("a request", &stored.task.request)?;
+            for (n, chunk) in (0..).zip(request.chunks(CHUNK_BYTES)) {
+                rows.insert(keys::request_chunk(*id, n), Some(chunk.to_vec()));
+            }
+            rows.insert(keys::age(stored.enqueued), Some(id.as_bytes().to_vec()));
+        }
+        rows.insert(keys::task(*id), Some(encode("a task", &Row::from(stored))?));
+        let listed = stored.task.state.is_unfinished().then(|| id.as_bytes().to_vec());
+        rows.insert(keys::unfinished(stored.enqueued), listed);
+    }
+    rows.extend(changes.keys.iter().map(|(key, id)| (keys::dedupe(key), Some(id.as_bytes().to_vec()))));
+    rows.extend(changes.observed.iter().map(|key| (keys::observed(key), Some(Vec::new()))));
+    rows.extend(changes.cursors.iter().map(|(name, n)| (keys::cursor(name), Some(n.to_be_bytes().to_vec()))));
+    let pull_requests = changes.pull_requests.iter();
+    rows.extend(pull_requests.map(|((repo, n), id)| (keys::pull_request(repo, *n), Some(id.as_bytes().to_vec()))));
+    for (id, value) in &changes.evidence {
+        rows.insert(keys::evidence(*id), Some(encode("evidence", value)?));
+    }
+    Ok(rows)
+}
+
+/// What the rows add up to, which has to be what the last write noted.
+fn checked_sum(rows: &Tree) -> Result<Sum, IndexError> {
+    let mut sum = Sum::default();
+    let mut noted = None;
+    for row in rows {
+        let (key, value) = row?;
+        if &*key == keys::APPLIED {
+            noted = Some(place(&value)?);
+        } else {
+            sum.add(&key, &value);
+        }
+    }
+    let right = noted.map_or(sum == Sum::default(), |noted| noted.adds_up(sum));
+    if right { Ok(sum) } else { Err(damaged("the index", "its rows do not add up to what was written")) }
+}
+
+fn place(bytes: &[u8]) -> Result<AppliedRow, IndexError> {
+    decode("the place", bytes)
+}
+
+/// Opening may loop for ever on files that a crash or a disk has damaged; then it is left behind, and what it holds with it.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    open: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new().name("open-index".to_owned()).spawn(move || {
+        // Nobody waits any more: what was opened too late is closed again.
+        if let Err(mpsc::SendError(late)) = sender.send(open()) {
+            close(late);
+        }
+    })?;
+    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(damaged("the index", "it does not open in time")))
 }
 
 /// Lets go of an index, or of what may hold one. sled's last flush panics when it fails.
@@ -308,9 +382,7 @@ pub(super) fn close<T>(index: T) {
 /// Moves an index that cannot be used out of the way. The last one is kept with the reason in it (`WHY`).
 pub(super) fn set_aside(dir: &Path, why: &str) -> io::Result<()> {
     let aside = dir.with_extension("damaged");
-    if aside.exists() {
-        fs::remove_dir_all(&aside)?;
-    }
+    remove_dir(&aside)?;
     match fs::rename(dir, &aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         moved => moved?,
@@ -319,6 +391,32 @@ pub(super) fn set_aside(dir: &Path, why: &str) -> io::Result<()> {
         tracing::warn!(%error, "the reason is not kept with the index that was put aside");
     }
     Ok(())
+}
+
+/// Copies an index into a fresh one beside it.
+pub(super) fn copy_aside(index: &Index, dir: &Path) -> Result<(), IndexError> {
+    let fresh = dir.with_extension("fresh");
+    remove_dir(&fresh)?;
+    index.copy_to(&fresh)
+}
+
+/// Puts the fresh copy in the place of an index that is closed. A crash half-way leaves none, which is then made anew
+/// from the journal.
+pub(super) fn swap(dir: &Path) -> Result<(), IndexError> {
+    wait_until_closed(dir)?;
+    let old = dir.with_extension("bloated");
+    remove_dir(&old)?;
+    fs::rename(dir, &old)?;
+    fs::rename(dir.with_extension("fresh"), dir)?;
+    Ok(remove_dir(&old)?)
+}
+
+/// Removes a directory with everything in it, if it is there.
+pub(super) fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// sled's own threads hold the file, and its lock, for a moment after the handle was dropped. Nobody else can: whoever
@@ -356,52 +454,6 @@ fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A task's row: everything but the request, which is stored once and never changes.
-#[derive(Serialize, Deserialize)]
-struct Row {
-    sequence: u64,
-    enqueued: u64,
-    reported: Option<Reported>,
-    repo: RepoName,
-    state: TaskState,
-    attempt: u32,
-    failures: u32,
-    cancel_requested: Option<Actor>,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-}
-
-impl From<&Stored> for Row {
-    fn from(stored: &Stored) -> Self {
-        let task = &stored.task;
-        Self {
-            sequence: stored.sequence,
-            enqueued: stored.enqueued,
-            reported: stored.reported.clone(),
-            repo: task.request.repo.clone(),
-            state: task.state.clone(),
-            attempt: task.attempt,
-            failures: task.failures,
-            cancel_requested: task.cancel_requested.clone(),
-            created_at: task.created_at,
-            updated_at: task.updated_at,
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct AppliedRow {
-    sequence: u64,
-    hash: String,
-    n_tasks: u64,
-}
-
-impl From<Applied> for AppliedRow {
-    fn from(applied: Applied) -> Self {
-        Self { sequence: applied.head.sequence, hash: applied.head.hash.to_string(), n_tasks: applied.n_tasks }
-    }
-}
-
 /// sled reports some damage by a panic; here it becomes an error like any other.
 fn guarded<T>(f: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(IndexError::Panicked(panic_text(&*panic))))
@@ -410,14 +462,6 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
     text.unwrap_or("no message").chars().take(300).collect()
-}
-
-fn batch<K: Into<sled::IVec>, V: Into<sled::IVec>>(rows: impl Iterator<Item = (K, V)>) -> Batch {
-    let mut batch = Batch::default();
-    for (key, value) in rows {
-        batch.insert(key, value);
-    }
-    batch
 }
 
 fn id_in(value: Option<sled::IVec>) -> Result<Option<TaskId>, IndexError> {

@@ -8,8 +8,8 @@
 //! and a second fsync would lie. The next write opens the file anew, cuts it back to the last record that was made
 //! durable, and carries on, so that a disk that was full heals by itself.
 //!
-//! Segments are kept for ever so far. Once old ones are to go, a checkpoint of all tasks will stand as the first record
-//! of the segment that becomes the oldest one; the header of a segment already carries what the chain needs for that.
+//! Segments are followed by the next one when they are long, and are kept for ever unless the operator says otherwise:
+//! then one may go once a checkpoint stands for it, and the chain goes on from the checkpoint.
 
 use std::{
     collections::BTreeMap,
@@ -19,22 +19,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::frame::{self, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 pub use super::frame::{Hash, Head};
+use super::{
+    checkpoint,
+    frame::{self, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    record::DecodeError,
+};
 
 /// One mark for so many records: how far a reader has to skip at most.
 const RECORDS_PER_MARK: u64 = 64;
-
-/// What a whole, sound journal holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
-    /// How many records.
-    pub n_records: u64,
-    /// In how many files.
-    pub n_segments: u64,
-    /// The last record: the hash that stands for everything before it.
-    pub head: Head,
-}
 
 /// The first bad record of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,23 +49,27 @@ pub enum JournalError {
     /// It is damaged, and was left as it is.
     #[error("the journal is damaged: {0}")]
     Damaged(#[from] Damage),
+    /// A newer version of Onramp wrote to it.
+    #[error("record {sequence} has version {version}, which a newer Onramp wrote")]
+    Newer {
+        /// Which record.
+        sequence: u64,
+        /// Its version.
+        version: u32,
+    },
     /// It cannot be read or written.
     #[error("the journal cannot be used: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Reads the whole journal in `dir` and checks every checksum and every link of the chain. Changes nothing.
-///
-/// # Errors
-/// The first bad record (a record that a crash cut short is one), or that the files cannot be read.
-pub fn verify(dir: &Path) -> Result<Summary, JournalError> {
-    let mut walk = Walk::from_start(dir)?;
-    let mut n_records = 0;
-    while walk.next()?.is_some() {
-        n_records += 1;
+impl JournalError {
+    /// A record that is whole and says nothing that can be read.
+    pub(super) fn unreadable(damage: Damage, error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer(version) => Self::Newer { sequence: damage.sequence, version },
+            DecodeError::Json(_) => Damage { reason: error.to_string(), ..damage }.into(),
+        }
     }
-    let n_segments = segments(dir)?.len() as u64;
-    Ok(Summary { n_records, n_segments, head: walk.head })
 }
 
 /// The one writer of a journal.
@@ -103,6 +100,9 @@ impl Journal {
         let numbers = segments(dir)?;
         let marks = Marks::default();
         let Some(&segment) = numbers.last() else {
+            if let Some(covered) = checkpoint::all(dir)?.last() {
+                return Err(damaged_start(dir, covered + 1, "the file is missing").into());
+            }
             create_segment(dir, 1, Head::default())?;
             let file = OpenOptions::new().append(true).open(segment_path(dir, 1))?;
             marks.add(1, 1, SEGMENT_HEADER_BYTES as u64);
@@ -134,6 +134,11 @@ impl Journal {
     /// The last durable record.
     pub(super) fn head(&self) -> Head {
         self.head
+    }
+
+    /// The segment that is written to.
+    pub(super) fn segment(&self) -> u32 {
+        self.segment
     }
 
     /// For readers: where records lie.
@@ -199,6 +204,29 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Removes closed segments that the checkpoint at the end of `covered` stands for, but keeps the last `kept` of them
+    /// and everything after record `read_to`. Removes checkpoints that nothing needs any more.
+    pub(super) fn prune(&self, covered: u32, kept: u32, read_to: u64) -> io::Result<()> {
+        let numbers = segments(&self.dir).map_err(io::Error::other)?;
+        let first = numbers.first().copied().unwrap_or(1);
+        let checkpoints = checkpoint::all(&self.dir)?;
+        // The chain goes on from a checkpoint at the end of the last segment that is gone.
+        let until = covered.min(self.segment.saturating_sub(kept.saturating_add(1)));
+        let gone = checkpoints.iter().copied().filter(|segment| (first..=until).contains(segment));
+        let gone = gone.filter(|segment| read_start(&self.dir, segment + 1).is_ok_and(|end| end.sequence <= read_to));
+        let last_gone = gone.max().unwrap_or(first - 1);
+        for segment in first..=last_gone {
+            self.marks.forget_before(read_start(&self.dir, segment + 1).map_err(io::Error::other)?.sequence + 1);
+            fs::remove_file(segment_path(&self.dir, segment))?;
+        }
+        for segment in checkpoints.into_iter().filter(|segment| ![covered, last_gone].contains(segment)) {
+            fs::remove_file(checkpoint::path(&self.dir, segment))?;
+        }
+        sync_dir(&self.dir)
+    }
+}
+
 /// Known positions of records, shared between the writer and the readers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Marks(Arc<Mutex<BTreeMap<u64, (u32, u64)>>>);
@@ -212,6 +240,11 @@ impl Marks {
         if sequence.is_multiple_of(RECORDS_PER_MARK) {
             self.add(sequence, segment, offset);
         }
+    }
+
+    fn forget_before(&self, sequence: u64) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *marks = marks.split_off(&sequence);
     }
 
     /// The last known record at or before `sequence`.
@@ -245,7 +278,7 @@ pub(super) struct Walk {
 impl Walk {
     /// From the first record.
     pub(super) fn from_start(dir: &Path) -> Result<Self, JournalError> {
-        Self::at_segment(dir, 1)
+        Self::at_segment(dir, segments(dir)?.first().copied().unwrap_or(1))
     }
 
     /// From a record at or before `sequence`, as near as is known.
@@ -261,7 +294,8 @@ impl Walk {
         Ok(walk)
     }
 
-    fn at_segment(dir: &Path, segment: u32) -> Result<Self, JournalError> {
+    /// From the first record of a segment.
+    pub(super) fn at_segment(dir: &Path, segment: u32) -> Result<Self, JournalError> {
         let head = read_start(dir, segment)?;
         let mut file = File::open(segment_path(dir, segment))?;
         let len = file.metadata()?.len();
@@ -307,6 +341,11 @@ impl Walk {
         Ok(self.reader.read_exact(&mut bytes[from..])?)
     }
 
+    /// The segment that it is in.
+    pub(super) fn segment(&self) -> u32 {
+        self.segment
+    }
+
     /// The last record that was read.
     pub(super) fn head(&self) -> Head {
         self.head
@@ -315,6 +354,11 @@ impl Walk {
     /// Lets later readers begin here.
     pub(super) fn mark(&self, marks: &Marks) {
         marks.add_some(self.head.sequence + 1, self.segment, self.offset);
+    }
+
+    /// The first record, where those before it are missing.
+    pub(super) fn damage_before(&self, reason: &str) -> Damage {
+        self.damage(reason)
     }
 
     /// Where the next record lies, for whoever finds something wrong with what it says.
@@ -336,7 +380,7 @@ impl Walk {
     /// It cannot when the record itself is whole (somebody changed the chain), or when a whole record of a later group
     /// follows: groups are written one after the other was made durable. Records of the *same* group prove nothing,
     /// since the disk may have kept the later page and lost the earlier one, unless the group is known to be durable.
-    fn may_be_torn(&self, damage: &Damage, durable: u64) -> Result<bool, JournalError> {
+    pub(super) fn may_be_torn(&self, damage: &Damage, durable: u64) -> Result<bool, JournalError> {
         let mut file = File::open(&damage.segment)?;
         file.seek(SeekFrom::Start(damage.offset))?;
         let mut rest = Vec::new();
@@ -366,12 +410,12 @@ fn cut(damage: &Damage) -> io::Result<()> {
     Ok(())
 }
 
-fn segment_path(dir: &Path, number: u32) -> PathBuf {
+pub(super) fn segment_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("{number:06}.log"))
 }
 
-/// The numbers of the segments, which must be 1, 2, 3 and so on.
-fn segments(dir: &Path) -> Result<Vec<u32>, JournalError> {
+/// The numbers of the segments: 1, 2, 3 and so on, or those from a checkpoint on.
+pub(super) fn segments(dir: &Path) -> Result<Vec<u32>, JournalError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
@@ -380,7 +424,10 @@ fn segments(dir: &Path) -> Result<Vec<u32>, JournalError> {
         }
     }
     numbers.sort_unstable();
-    for (expected, &number) in (1..).zip(&numbers) {
+    let first = numbers.first().copied().unwrap_or(1);
+    let begins = first == 1 || checkpoint::path(dir, first - 1).exists();
+    let first = if begins { first } else { 1 };
+    for (expected, &number) in (first..).zip(&numbers) {
         if number != expected {
             return Err(damaged_start(dir, expected, "the file is missing").into());
         }
@@ -389,7 +436,7 @@ fn segments(dir: &Path) -> Result<Vec<u32>, JournalError> {
 }
 
 /// The head that the first record of a segment follows.
-fn read_start(dir: &Path, number: u32) -> Result<Head, JournalError> {
+pub(super) fn read_start(dir: &Path, number: u32) -> Result<Head, JournalError> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     let read = File::open(segment_path(dir, number))?.read_exact(&mut header);
     match read {
@@ -417,7 +464,7 @@ fn create_segment(dir: &Path, number: u32, head: Head) -> io::Result<()> {
 }
 
 /// A new name in a directory is durable only when the directory is.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -458,7 +505,7 @@ mod tests {
             let mut journal = Journal::open(dir.path(), SEGMENT, 0).unwrap();
             assert_eq!((journal.head().sequence, journal.end), (2, end as u64));
             journal.append(&[b"again".to_vec()]).unwrap();
-            assert_eq!(verify(dir.path()).unwrap().n_records, 3);
+            assert_eq!(crate::queue::audit::verify(dir.path(), None).unwrap().n_records, 3);
         };
         for cut in end..whole.len() {
             check(&whole[..cut]);

@@ -1,23 +1,64 @@
-//! The keys of the index. Numbers are big-endian, so that byte order is their order.
+//! The keys of the index. All rows lie in one tree, so that a group is written in one atomic batch; the first byte of a key
+//! says what its row is. Numbers are big-endian, so that byte order is their order.
 
-use tasks::{RepoName, TaskId};
+use tasks::{DedupeKey, RepoName, TaskId};
 
-/// Chunks of a request: the id, then the number of the chunk.
-pub(super) fn request_chunk(task: TaskId, chunk: u16) -> [u8; 18] {
-    let mut key = [0; 18];
-    key[..16].copy_from_slice(task.as_bytes());
-    key[16..].copy_from_slice(&chunk.to_be_bytes());
+/// How far the index has come: the only row with this letter.
+pub(super) const APPLIED: &[u8] = b"m";
+/// Tasks.
+pub(super) const TASK: u8 = b't';
+/// Tasks by age: the sequence of the record that made them. Ids sort by creation only down to the millisecond.
+pub(super) const AGE: u8 = b'a';
+/// Cursors of readers of events.
+pub(super) const CURSOR: u8 = b'c';
+/// Unfinished tasks by age.
+pub(super) const UNFINISHED: u8 = b'u';
+
+fn key(letter: u8, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(rest.len() + 1);
+    key.push(letter);
+    key.extend_from_slice(rest);
     key
 }
 
-/// Tasks by age: the sequence of the record that made them. Ids sort by creation only down to the millisecond.
-pub(super) fn age(sequence: u64) -> [u8; 8] {
-    sequence.to_be_bytes()
+pub(super) fn task(task: TaskId) -> Vec<u8> {
+    key(TASK, task.as_bytes())
+}
+
+/// Chunks of a request: the id, then the number of the chunk.
+pub(super) fn request_chunk(task: TaskId, chunk: u16) -> Vec<u8> {
+    let mut key = key(b'r', task.as_bytes());
+    key.extend_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+pub(super) fn age(sequence: u64) -> Vec<u8> {
+    key(AGE, &sequence.to_be_bytes())
+}
+
+pub(super) fn unfinished(sequence: u64) -> Vec<u8> {
+    key(UNFINISHED, &sequence.to_be_bytes())
+}
+
+pub(super) fn dedupe(name: &DedupeKey) -> Vec<u8> {
+    key(b'k', name.as_str().as_bytes())
+}
+
+pub(super) fn observed(name: &DedupeKey) -> Vec<u8> {
+    key(b'o', name.as_str().as_bytes())
+}
+
+pub(super) fn evidence(task: TaskId) -> Vec<u8> {
+    key(b'e', task.as_bytes())
+}
+
+pub(super) fn cursor(name: &str) -> Vec<u8> {
+    key(CURSOR, name.as_bytes())
 }
 
 /// A pull request: the repository, a zero byte (no name holds one), the number.
 pub(super) fn pull_request(repo: &RepoName, number: u64) -> Vec<u8> {
-    let mut key = repo.as_str().as_bytes().to_vec();
+    let mut key = key(b'p', repo.as_str().as_bytes());
     key.push(0);
     key.extend_from_slice(&number.to_be_bytes());
     key

@@ -6,9 +6,11 @@
 //! renewing ask no disk. Nothing is polled: a waiting worker is woken by a change, or by the moment at which the next
 //! task becomes due.
 
+pub mod audit;
 pub mod journal;
 pub mod record;
 
+mod checkpoint;
 mod commit;
 mod draft;
 mod frame;
@@ -17,6 +19,8 @@ mod index;
 mod keys;
 mod lock;
 mod ready;
+mod row;
+mod turns;
 mod verbs;
 
 use std::{
@@ -33,8 +37,9 @@ use std::{
 use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
-    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, Report, RetryPolicy, Stage,
-    Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, Priority, QueueError, Received, Report,
+    RetryPolicy, Stage, Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName,
+    queue::Renewal,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +50,7 @@ use self::{
     draft::Draft,
     grant::Grant,
     index::{Index, IndexError},
-    journal::{Damage, Hash, Head, Journal, JournalError, Marks, Walk},
+    journal::{Hash, Head, Journal, JournalError, Marks, Walk},
     ready::Unfinished,
 };
 
@@ -68,6 +73,16 @@ pub struct QueueOptions {
     pub retry: RetryPolicy,
     /// The time.
     pub clock: Clock,
+    /// What decides about a new task's priority.
+    pub priority: Arc<dyn Fn(&TaskRequest) -> Priority + Send + Sync>,
+    /// How many tasks of one repository are at work at the same time; 0: any number.
+    pub parallel_per_repository: usize,
+    /// How many tasks of one person may wait; one more is refused. 0: any number.
+    pub queued_per_actor: usize,
+    /// Whether checkpoints are made.
+    pub checkpoints: bool,
+    /// How many closed segments are kept though a checkpoint stands for them; 0: all, since they are the audit log.
+    pub keep_segments: u32,
     /// A segment of the journal is followed by the next one when it has so many bytes.
     pub segment_bytes: u64,
 }
@@ -75,7 +90,17 @@ pub struct QueueOptions {
 impl QueueOptions {
     /// The defaults: leases of 20 seconds, segments of 64 MiB.
     pub fn new(clock: Clock) -> Self {
-        Self { lease: Duration::seconds(20), retry: RetryPolicy::default(), clock, segment_bytes: 64 << 20 }
+        Self {
+            lease: Duration::seconds(20),
+            retry: RetryPolicy::default(),
+            clock,
+            priority: Arc::new(|_| Priority::Normal),
+            parallel_per_repository: 0,
+            queued_per_actor: 0,
+            checkpoints: true,
+            keep_segments: 0,
+            segment_bytes: 64 << 20,
+        }
     }
 }
 
@@ -94,7 +119,7 @@ struct Shared {
     marks: Marks,
     /// The last durable record.
     head: watch::Sender<Head>,
-    /// Told whenever a task was queued.
+    /// Told whenever a task was queued, or made room for another one of its repository.
     ready: watch::Sender<()>,
     /// When each lease ends.
     leases: watch::Sender<HashMap<TaskId, Timestamp>>,
@@ -130,10 +155,15 @@ impl Queue {
         // Issues, prompts and outputs of private repositories lie in it.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unavailable(&error))?;
         let lock = lock::take(dir)?;
-        let files = Files { journal: dir.join("journal"), index: dir.join("index"), lock: Arc::new(lock) };
+        let files = Files {
+            journal: dir.join("journal"),
+            index: dir.join("index"),
+            scratch: dir.join("checkpoint.scratch"),
+            lock: Arc::new(lock),
+        };
 
         let opened = Index::open(&files.index, files.lock.clone());
-        let durable = opened.as_ref().ok().and_then(|index| index.applied().ok()).unwrap_or_default().head.sequence;
+        let durable = opened.as_ref().ok().and_then(|index| index.applied().ok()).unwrap_or_default().sequence;
         let journal = match Journal::open(&files.journal, options.segment_bytes, durable) {
             Ok(journal) => journal,
             Err(error) => {
@@ -147,7 +177,7 @@ impl Queue {
             return Err(Failure::new(Code::StoreDamaged, message)
                 .next("Put the journal back from a copy of the data directory."));
         }
-        let (index, n_tasks) = commit::open_index(&files, Some(opened), &journal.marks(), journal.head())
+        let index = commit::open_index(&files, Some(opened), &journal.marks(), journal.head())
             .map_err(|error| store_failure(dir, error))?;
 
         let mut unfinished = Unfinished::default();
@@ -157,7 +187,7 @@ impl Queue {
             unfinished.put(stored);
             unfinished.extend(id, lasts_until);
         }
-        Self::start(options, files, journal, index, n_tasks, unfinished).map_err(|error| unavailable(&error))
+        Self::start(options, files, journal, index, unfinished).map_err(|error| unavailable(&error))
     }
 
     fn start(
@@ -165,7 +195,6 @@ impl Queue {
         files: Files,
         journal: Journal,
         index: Index,
-        n_tasks: u64,
         unfinished: Unfinished,
     ) -> io::Result<Self> {
         let index = Arc::new(index);
@@ -188,9 +217,13 @@ impl Queue {
             files,
             journal,
             index,
-            n_tasks,
             unfinished,
             repaired_at: None,
+            making: None,
+            made: None,
+            covered: 0,
+            steps: sender.downgrade(),
+            closing: Arc::default(),
         };
         let thread = std::thread::Builder::new().name("queue".to_owned()).spawn(move || committer.run(receiver))?;
         Ok(Self { shared, steps: Mutex::new(Some(sender)), committer: Mutex::new(Some(thread)) })
@@ -455,7 +488,7 @@ fn read_events(shared: &Shared, after: u64, until: u64, limit: usize) -> Result<
         let Some(entry) = walk.next()? else { break };
         if entry.head.sequence > after {
             let record: QueueRecord =
-                record::decode(&entry.payload).map_err(|error| Damage { reason: error.to_string(), ..here })?;
+                record::decode(&entry.payload).map_err(|error| JournalError::unreadable(here, error))?;
             if record.is_event() {
                 events.push((entry.head.sequence, record));
             }
@@ -467,10 +500,11 @@ fn read_events(shared: &Shared, after: u64, until: u64, limit: usize) -> Result<
 fn store_failure(dir: &Path, error: ReplayError) -> Failure {
     let code = match &error {
         ReplayError::Journal(JournalError::Damaged(_)) => Code::StoreDamaged,
+        ReplayError::Journal(JournalError::Newer { .. }) => Code::StoreNewer,
         ReplayError::Journal(JournalError::Io(_))
         | ReplayError::Index(_)
         | ReplayError::Disagrees(_)
-        | ReplayError::Lost { .. } => Code::StoreUnavailable,
+        | ReplayError::Stopped => Code::StoreUnavailable,
     };
     Failure::new(code, format!("The task store in {} cannot be used: {error}", dir.display()))
 }

@@ -4,11 +4,14 @@
 //! in particular renewals live only here: a lease that was renewed a thousand times left no trace on the disk, and after
 //! a restart every lease simply begins anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tasks::{RepoName, TaskId, TaskState, Timestamp};
+use tasks::{Actor, RepoName, TaskId, TaskState, Timestamp};
 
-use super::index::Stored;
+use super::{
+    index::Stored,
+    turns::{Place, Requester, Turns},
+};
 
 /// All unfinished tasks.
 #[derive(Debug, Default)]
@@ -19,10 +22,14 @@ pub(super) struct Unfinished {
     expiries: HashMap<TaskId, Expiry>,
     /// Queued, and not to be leased before a moment that may not have come; then by age.
     later: BTreeSet<(Timestamp, u64, TaskId)>,
-    /// Queued and due, oldest first in each repository. No entry is empty.
-    due: HashMap<RepoName, BTreeMap<u64, TaskId>>,
-    /// The repositories of `due`, in the order of their turns.
-    turns: VecDeque<RepoName>,
+    /// Queued and due.
+    due: Turns,
+    /// How many of each repository are at work. No entry is zero.
+    at_work: HashMap<RepoName, usize>,
+    /// How many of each requester wait. No entry is zero.
+    waiting: HashMap<Requester, usize>,
+    /// Requesters who had too many waiting and were told so, by this task; until one of theirs is taken again.
+    refused: HashMap<Requester, TaskId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +47,10 @@ impl Unfinished {
             TaskState::Queued { not_before } => {
                 self.expiries.remove(&id);
                 self.later.insert((*not_before, stored.enqueued, id));
+                *self.waiting.entry(Requester::from(&stored.task.request.actor)).or_default() += 1;
             }
             TaskState::Running { lease, .. } => {
+                *self.at_work.entry(stored.task.request.repo.clone()).or_default() += 1;
                 // A renewal may have moved the end past what the task says.
                 let expiry = self.expiries.entry(id).or_insert(Expiry { attempt: lease.attempt, at: lease.expires_at });
                 if expiry.attempt != lease.attempt {
@@ -70,6 +79,7 @@ impl Unfinished {
     pub(super) fn forget(&mut self, id: TaskId) {
         self.remove(id);
         self.expiries.remove(&id);
+        self.refused.retain(|_, task| *task != id);
     }
 
     pub(super) fn get(&self, id: TaskId) -> Option<&Stored> {
@@ -86,14 +96,31 @@ impl Unfinished {
         ids.into_iter().flat_map(BTreeMap::values).copied().collect()
     }
 
-    /// The task whose turn it is: the oldest due one of the repository that has waited longest for its turn.
-    pub(super) fn next(&mut self, now: Timestamp) -> Option<TaskId> {
+    /// The task whose turn it is, of a repository that has fewer than `parallel` at work (0: any number).
+    pub(super) fn next(&mut self, now: Timestamp, parallel: usize) -> Option<TaskId> {
         self.promote(now);
-        let repo = self.turns.pop_front()?;
-        let id = self.due.get(&repo).and_then(|queue| queue.values().next().copied());
-        // The turn is used up even if the lease comes to nothing.
-        self.turns.push_back(repo);
-        id
+        let Self { due, at_work, .. } = self;
+        due.next(|repo| parallel == 0 || at_work.get(repo).is_none_or(|n| *n < parallel))
+    }
+
+    /// How many tasks of this person wait.
+    pub(super) fn n_waiting(&self, actor: &Actor) -> usize {
+        self.waiting.get(&Requester::from(actor)).copied().unwrap_or(0)
+    }
+
+    /// The task that told this person that there are too many.
+    pub(super) fn refused(&self, actor: &Actor) -> Option<TaskId> {
+        self.refused.get(&Requester::from(actor)).copied()
+    }
+
+    /// Forgets that it was told: there is room again.
+    pub(super) fn forget_refused(&mut self, actor: &Actor) {
+        self.refused.remove(&Requester::from(actor));
+    }
+
+    /// Notes which task told so.
+    pub(super) fn note_refused(&mut self, actor: &Actor, task: TaskId) {
+        self.refused.insert(Requester::from(actor), task);
     }
 
     /// When the next task becomes due that is not due yet.
@@ -130,28 +157,22 @@ impl Unfinished {
             && at <= now
         {
             self.later.pop_first();
-            let Some(stored) = self.tasks.get(&id) else { continue };
-            let repo = &stored.task.request.repo;
-            let queue = self.due.entry(repo.clone()).or_default();
-            if queue.is_empty() {
-                self.turns.push_back(repo.clone());
+            if let Some(stored) = self.tasks.get(&id) {
+                self.due.insert(&place(stored), id);
             }
-            queue.insert(stored.enqueued, id);
         }
     }
 
     fn remove(&mut self, id: TaskId) {
         let Some(stored) = self.tasks.remove(&id) else { return };
         let request = &stored.task.request;
-        if let TaskState::Queued { not_before } = stored.task.state {
-            self.later.remove(&(not_before, stored.enqueued, id));
-        }
-        if let Some(queue) = self.due.get_mut(&request.repo) {
-            queue.remove(&stored.enqueued);
-            if queue.is_empty() {
-                self.due.remove(&request.repo);
-                self.turns.retain(|repo| *repo != request.repo);
+        match stored.task.state {
+            TaskState::Queued { not_before } => {
+                self.later.remove(&(not_before, stored.enqueued, id));
+                self.due.remove(&place(&stored));
+                count_down(&mut self.waiting, &Requester::from(&request.actor));
             }
+            _ => count_down(&mut self.at_work, &request.repo),
         }
         if let Some(issue) = request.source.issue() {
             let key = (request.repo.clone(), issue);
@@ -161,6 +182,25 @@ impl Unfinished {
                     self.by_issue.remove(&key);
                 }
             }
+        }
+    }
+}
+
+fn place(stored: &Stored) -> Place {
+    let task = &stored.task;
+    Place {
+        priority: task.priority,
+        repo: task.request.repo.clone(),
+        requester: Requester::from(&task.request.actor),
+        enqueued: stored.enqueued,
+    }
+}
+
+fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(n) = counts.get_mut(key) {
+        *n -= 1;
+        if *n == 0 {
+            counts.remove(key);
         }
     }
 }

@@ -9,11 +9,16 @@ use chrono::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tasks::{
-    Change, DedupeKey, Evidence, Failure, Outcome, Report, RetryPolicy, Task, TaskEvent, TaskId, Timestamp, WorkerName,
+    Change, DedupeKey, Evidence, Failure, Note, Outcome, RepoName, Report, RetryPolicy, Task, TaskEvent, TaskId,
+    Timestamp, WorkerName,
 };
 
-/// The format that is written. A reader refuses what is newer.
-const VERSION: u32 = 1;
+/// The format that is written. A reader refuses what is newer, and reads what is older as it was meant: a field that
+/// came later has a default that stands for "did not exist".
+///
+/// - 1: lost workers count as failures (`retry` without `max_crashes`), a second trigger leaves no note.
+/// - 2: crashes have a count and a limit of their own; notes, priorities, refusals, checkpoints.
+const VERSION: u32 = 2;
 
 /// The longest record, in bytes of JSON. Far above what the door lets in; a guard for everybody else's reads.
 pub(super) const MAX_RECORD_BYTES: usize = 4 << 20;
@@ -24,6 +29,7 @@ const MAX_OUTPUTS_BYTES: usize = 24 << 10;
 const MAX_VIOLATIONS: usize = 100;
 const MAX_CHECKS: usize = 100;
 const MAX_HOSTS: usize = 200;
+const MAX_NOTE_BYTES: usize = 4 << 10;
 
 /// One change of the queue, in the order in which it became durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +48,9 @@ pub enum QueueRecord {
         task: TaskId,
         /// When.
         at: Timestamp,
+        /// What it said. `None`: the task was refused for its requester's sake, and so was this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<Box<Note>>,
     },
     /// Something happened to a task.
     Applied {
@@ -65,6 +74,13 @@ pub enum QueueRecord {
         /// What.
         change: Change,
     },
+    /// Everything up to the end of a segment stands in a checkpoint too. Not an event.
+    Checkpointed {
+        /// The last segment that it covers.
+        segment: u32,
+        /// The hash of its last row, which stands for all of it.
+        hash: String,
+    },
     /// A reader of the journal has dealt with everything up to here. Not an event: readers never see it.
     CursorMoved {
         /// The reader's name.
@@ -79,8 +95,53 @@ impl QueueRecord {
     pub(super) fn is_event(&self) -> bool {
         match self {
             Self::Enqueued { .. } | Self::Joined { .. } | Self::Applied { .. } | Self::Observed { .. } => true,
-            Self::CursorMoved { .. } => false,
+            Self::CursorMoved { .. } | Self::Checkpointed { .. } => false,
         }
+    }
+
+    /// The task that it is about, if it is about one.
+    pub fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Enqueued { task } => Some(task.id),
+            Self::Joined { task, .. } | Self::Applied { task, .. } => Some(*task),
+            Self::Observed { .. } | Self::CursorMoved { .. } | Self::Checkpointed { .. } => None,
+        }
+    }
+
+    /// The repository that it names.
+    pub(super) fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Self::Enqueued { task } => Some(&task.request.repo),
+            Self::Observed { change, .. } => Some(change.repo()),
+            Self::Joined { .. } | Self::Applied { .. } | Self::CursorMoved { .. } | Self::Checkpointed { .. } => None,
+        }
+    }
+
+    /// When it was.
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Enqueued { task } => Some(task.created_at),
+            Self::Joined { at, .. } | Self::Applied { at, .. } | Self::Observed { at, .. } => Some(*at),
+            Self::CursorMoved { .. } | Self::Checkpointed { .. } => None,
+        }
+    }
+
+    /// The names that it can be asked for by: its own, and that of what happened.
+    pub(super) fn kinds(&self) -> [Option<&'static str>; 2] {
+        match self {
+            Self::Enqueued { .. } => [Some("enqueued"), None],
+            Self::Joined { .. } => [Some("joined"), None],
+            Self::Applied { event, .. } => [Some("applied"), Some(event.word())],
+            Self::Observed { change, .. } => [Some("observed"), Some(change.word())],
+            Self::CursorMoved { .. } => [Some("cursor_moved"), None],
+            Self::Checkpointed { .. } => [Some("checkpointed"), None],
+        }
+    }
+
+    /// The most telling of its names.
+    pub fn word(&self) -> &'static str {
+        let [kind, what] = self.kinds();
+        what.or(kind).unwrap_or_default()
     }
 
     /// The record of an event, with its texts cut and the policy noted where the event asks it.
@@ -98,6 +159,7 @@ impl QueueRecord {
             | TaskEvent::Released
             | TaskEvent::Finished { .. }
             | TaskEvent::CancelRequested { .. }
+            | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
             | TaskEvent::PullRequestMerged
             | TaskEvent::PullRequestClosed
@@ -112,6 +174,9 @@ impl QueueRecord {
 pub struct Retry {
     /// After so many failures the task is failed for good.
     pub max_failures: u32,
+    /// After so many vanished workers the task is set aside; 0 in the first format, where they counted as failures.
+    #[serde(default)]
+    pub max_crashes: u32,
     /// The wait after the first failure, in milliseconds.
     pub base_ms: i64,
     /// The longest wait, in milliseconds.
@@ -122,6 +187,7 @@ impl From<&RetryPolicy> for Retry {
     fn from(policy: &RetryPolicy) -> Self {
         Self {
             max_failures: policy.max_failures,
+            max_crashes: policy.max_crashes,
             base_ms: policy.base.num_milliseconds(),
             cap_ms: policy.cap.num_milliseconds(),
         }
@@ -132,6 +198,7 @@ impl From<&Retry> for RetryPolicy {
     fn from(retry: &Retry) -> Self {
         Self {
             max_failures: retry.max_failures,
+            max_crashes: retry.max_crashes,
             base: Duration::milliseconds(retry.base_ms),
             cap: Duration::milliseconds(retry.cap_ms),
         }
@@ -164,6 +231,7 @@ impl Reported {
             | TaskEvent::StageReached { .. }
             | TaskEvent::LeaseExpired
             | TaskEvent::CancelRequested { .. }
+            | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
             | TaskEvent::PullRequestMerged
             | TaskEvent::PullRequestClosed
@@ -183,6 +251,12 @@ pub(super) fn event_of(report: Report) -> (TaskEvent, Option<Box<Evidence>>) {
         }
         Report::Released => (TaskEvent::Released, None),
     }
+}
+
+/// A note with its text cut.
+pub(super) fn bounded_note(mut note: Note) -> Box<Note> {
+    note.text = head(note.text, MAX_NOTE_BYTES);
+    Box::new(note)
 }
 
 fn bounded_failure(mut failure: Failure) -> Failure {
@@ -263,7 +337,7 @@ struct VersionOnly {
     v: u32,
 }
 
-/// `{"v":1,"value":…}`
+/// `{"v":2,"value":…}`
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&VersionedRef { v: VERSION, value })
 }
@@ -320,11 +394,15 @@ mod tests {
         assert_eq!(
             String::from_utf8(bytes.clone()).unwrap(),
             concat!(
-                r#"{"v":1,"value":{"kind":"applied","task":"07070707070707070707070707070707","at":"2026-09-21T14:13:20Z","#,
+                r#"{"v":2,"value":{"kind":"applied","task":"07070707070707070707070707070707","at":"2026-09-21T14:13:20Z","#,
                 r#""event":{"event":"lease_expired"},"evidence":null,"#,
-                r#""retry":{"max_failures":3,"base_ms":10000,"cap_ms":900000}}}"#
+                r#""retry":{"max_failures":3,"max_crashes":3,"base_ms":10000,"cap_ms":900000}}}"#
             )
         );
         assert_eq!(decode::<QueueRecord>(&bytes).unwrap(), record);
+
+        let first = String::from_utf8(bytes).unwrap().replace("\"v\":2", "\"v\":1").replace("\"max_crashes\":3,", "");
+        let QueueRecord::Applied { retry, .. } = decode(first.as_bytes()).unwrap() else { panic!("{first}") };
+        assert_eq!(retry.unwrap().max_crashes, 0, "as the first format meant it");
     }
 }

@@ -8,8 +8,11 @@ use tasks::{
 };
 use tempfile::TempDir;
 
-use super::*;
+use super::{audit::AuditError, *};
 use crate::reaper;
+
+mod rotation;
+mod rules;
 
 const LEASE_S: i64 = 20;
 
@@ -31,7 +34,8 @@ impl ManualClock {
 
     pub(super) fn options(&self) -> QueueOptions {
         let clock = self.clone();
-        QueueOptions::new(Arc::new(move || clock.now()))
+        // Tests that are about them switch them on: they add records of their own.
+        QueueOptions { checkpoints: false, ..QueueOptions::new(Arc::new(move || clock.now())) }
     }
 }
 
@@ -150,6 +154,7 @@ fn evidence(output: &str) -> Evidence {
         environment: "host tools".into(),
         blocked_hosts: vec![],
         gpu: None,
+        journal: None,
         duration_ms: 9,
     }
 }
@@ -431,14 +436,16 @@ async fn a_flipped_byte_before_the_last_record_is_reported_with_its_place() {
             let place = format!("record 2 at byte {start} of {}", file.display());
             assert!(failure.message.contains(&place), "{}", failure.message);
             assert_eq!(fs::read(&file).unwrap(), bytes, "it was not touched");
-            let JournalError::Damaged(damage) = journal::verify(&room.dir.path().join("journal")).unwrap_err() else {
+            let AuditError::Journal(JournalError::Damaged(damage)) =
+                audit::verify(&room.dir.path().join("journal"), None).unwrap_err()
+            else {
                 panic!("damage is damage")
             };
             assert_eq!((damage.sequence, damage.offset), (2, start));
         }
     }
     fs::write(&file, &whole).unwrap();
-    assert_eq!(journal::verify(&room.dir.path().join("journal")).unwrap().n_records, 3);
+    assert_eq!(audit::verify(&room.dir.path().join("journal"), None).unwrap().n_records, 3);
 }
 
 #[tokio::test]
@@ -479,7 +486,7 @@ async fn segments_follow_each_other_and_events_are_read_across_them() {
         queue.enqueue(nth(n)).await.unwrap();
     }
     queue.shutdown().await;
-    let summary = journal::verify(&dir.path().join("journal")).unwrap();
+    let summary = audit::verify(&dir.path().join("journal"), None).unwrap();
     assert_eq!(summary.n_records, 200);
     assert!(summary.n_segments > 20, "{summary:?}");
 
@@ -524,7 +531,7 @@ async fn a_disk_that_was_full_heals_without_a_restart_and_takes_no_lease() {
     assert!(matches!(queue.enqueue(nth(2)).await.unwrap(), Received::New(_)));
     assert!(matches!(queue.get(id).await.unwrap().unwrap().state, TaskState::PullRequestOpen { .. }));
     queue.shutdown().await;
-    assert_eq!(journal::verify(&dir.path().join("journal")).unwrap().n_records, 4);
+    assert_eq!(audit::verify(&dir.path().join("journal"), None).unwrap().n_records, 4);
 }
 
 #[tokio::test]

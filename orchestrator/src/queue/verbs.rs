@@ -5,27 +5,48 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, Change, DedupeKey, Lease, QueueError, Received, Report, Stage, Task, TaskEvent, TaskId, TaskRequest,
-    TaskState, Timestamp, WorkerName, queue::Renewal,
+    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, QueueError, Received, Report, Source, Stage, Task,
+    TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
 };
 
 use super::{
     draft::Draft,
-    record::{QueueRecord, Reported, event_of},
+    record::{QueueRecord, Reported, bounded_note, event_of},
 };
 
-/// Stores a request, unless its key is known or an unfinished task is already at work on the same issue.
+/// Stores a request, unless its key is known; one for an issue that an unfinished task is already at work on becomes a
+/// note of that task, and one too many of a person is refused.
 pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestamp) -> Result<Received, QueueError> {
     if let Some(known) = draft.task_of_key(&request.dedupe_key)? {
         return Ok(Received::Known(known));
     }
     if let Some(task) = at_work_on_the_same(draft, &request)? {
-        draft.stage(QueueRecord::Joined { key: request.dedupe_key, task, at: now })?;
+        let stored = draft.find(task)?.ok_or(QueueError::UnknownTask(task))?;
+        let note = Some(bounded_note(stored.task.note_of(&request, now)));
+        draft.stage(QueueRecord::Joined { key: request.dedupe_key, task, at: now, note })?;
         return Ok(Received::Known(task));
     }
-    let task = Task::new(TaskId::new(now), request, now);
+    let mut task = Task::new(TaskId::new(now), request, now);
     let id = task.id;
+    task.priority = (draft.options().priority)(&task.request);
+    let limit = draft.options().queued_per_actor;
+    let actor = task.request.actor.clone();
+    let too_many = limit > 0 && task.request.source != Source::CommandLine && draft.n_waiting(&actor) >= limit;
+    if !too_many {
+        draft.forget_refused(&actor);
+        draft.stage(QueueRecord::Enqueued { task: Box::new(task) })?;
+        return Ok(Received::New(id));
+    }
+    // Told once: whoever floods must not be answered by a flood.
+    if let Some(refused) = draft.refused(&actor) {
+        draft.stage(QueueRecord::Joined { key: task.request.dedupe_key, task: refused, at: now, note: None })?;
+        return Ok(Received::Known(refused));
+    }
+    let message = format!("{} has {limit} tasks waiting, which is the most that one person may have", actor.login);
+    let failure = Failure::new(Code::TooManyQueued, message);
+    task.apply(TaskEvent::Refused { failure }, &draft.options().retry, now)?;
     draft.stage(QueueRecord::Enqueued { task: Box::new(task) })?;
+    draft.note_refused(&actor, id);
     Ok(Received::New(id))
 }
 
@@ -108,7 +129,9 @@ pub(super) fn lease(
     let id = stored.task.id;
     let lease = Lease { task: id, worker, attempt: stored.task.attempt + 1, expires_at: now + lasts };
     draft.apply(id, TaskEvent::Leased { lease: lease.clone() }, now)?;
-    let task = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?.task;
+    let mut task = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?.task;
+    let durable = draft.durable();
+    task.anchor = Some(Anchor { sequence: durable.sequence, hash: durable.hash.to_string() });
     Ok(Ok((task, lease)))
 }
 
