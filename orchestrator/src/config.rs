@@ -33,6 +33,7 @@ pub struct Config {
     pub sandbox: Sandbox,
     pub bases: Bases,
     pub pool: Pool,
+    pub queue: Queue,
     pub gpu: Gpu,
     pub agent: Agent,
     pub models: BTreeMap<String, Model>,
@@ -132,6 +133,17 @@ pub struct Pool {
     pub max_warm: usize,
     pub min_warm: usize,
     pub idle_timeout: Period,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Queue {
+    pub parallel_per_repository: usize,
+    pub queued_per_actor: usize,
+    pub high_priority: Vec<String>,
+    pub low_priority: Vec<String>,
+    pub keep_segments: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 mod crew;
 pub mod notify;
 pub mod queue;
@@ -26,7 +27,7 @@ use axum::{
 use config::{Config, Secret, Surroundings};
 use crew::Crew;
 use notify::Notifier;
-use queue::{Queue, QueueOptions};
+use queue::Queue;
 use remote::{Access, Desk};
 use secrecy::SecretString;
 use tasks::{Code, Failure, Intake, Task, Timestamp, WorkQueue};
@@ -88,7 +89,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
         Failure::new(Code::StoreUnavailable, format!("The data directory {} cannot be made: {error}", data.display()))
     })?;
     let clock = queue::steady_clock(now());
-    let (dir, options) = (data.join("queue"), QueueOptions::new(clock.clone()));
+    let (dir, options) = (data.join("queue"), wiring::queue_options(&config, clock.clone()));
     let opened = tokio::task::spawn_blocking(move || Queue::open(&dir, options)).await.map_err(Failure::internal)?;
     let queue = Arc::new(opened?);
     let crew = match config.worker.n_workers {
@@ -129,6 +130,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     }
     let (reaped, reaping_clock, until) = (queue.clone(), clock.clone(), stop.clone());
     watching.spawn(async move { reaper::run(&reaped, reaping_clock, until).await });
+    control::serve(&control::socket(&data), queue.clone(), stop.clone(), &watching);
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use tasks::{Code, Failure, Limit};
+use tasks::{Code, Failure, Limit, Priority, RepoName, TaskRequest};
 use workers::{
     agent::Agents,
     base::{Bases, BasesOptions},
@@ -33,6 +33,7 @@ use workers::{
 use crate::{
     config::{BackendChoice, Config, Surroundings},
     now,
+    queue::{Clock, QueueOptions},
 };
 
 /// The forge that the configuration names.
@@ -48,6 +49,35 @@ pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
     let git_url = Some(github.git_url.clone()).filter(|url| !url.is_empty());
     let forge = GitHubForge::new(GitHubConfig { api_url: github.api_url.clone(), git_url, credentials })?;
     Ok(Arc::new(forge))
+}
+
+/// How the queue behaves.
+pub fn queue_options(config: &Config, clock: Clock) -> QueueOptions {
+    let queue = config.queue.clone();
+    let (parallel_per_repository, queued_per_actor) = (queue.parallel_per_repository, queue.queued_per_actor);
+    let keep_segments = queue.keep_segments;
+    let priority = Arc::new(move |request: &TaskRequest| {
+        let among = |patterns: &[String]| patterns.iter().any(|pattern| fits(pattern, request));
+        match (among(&queue.high_priority), among(&queue.low_priority)) {
+            (true, _) => Priority::High,
+            (false, true) => Priority::Low,
+            (false, false) => Priority::Normal,
+        }
+    });
+    let options = QueueOptions::new(clock);
+    QueueOptions { priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
+}
+
+/// Whether `owner/name`, `owner/*` or `@login` means this request. Forges do not tell upper from lower case.
+fn fits(pattern: &str, request: &TaskRequest) -> bool {
+    if let Some(login) = pattern.strip_prefix('@') {
+        return login.eq_ignore_ascii_case(&request.actor.login);
+    }
+    let repo: &RepoName = &request.repo;
+    match pattern.strip_suffix("/*") {
+        Some(owner) => repo.as_str().split('/').next().is_some_and(|found| found.eq_ignore_ascii_case(owner)),
+        None => repo.as_str().eq_ignore_ascii_case(pattern),
+    }
 }
 
 /// What attempts share, and which sandbox is used and why: one line, and below it what limits it where that differs.

@@ -158,6 +158,9 @@ pub enum QueueError {
     /// No such task.
     #[error("there is no task {0}")]
     UnknownTask(TaskId),
+    /// It was to be put back, and this task is at work on the same issue.
+    #[error("task {0} is at work on the same issue")]
+    AlreadyAtWork(TaskId),
     /// The task is in a state that does not allow it.
     #[error(transparent)]
     InvalidTransition(#[from] crate::state::InvalidTransition),

@@ -109,7 +109,10 @@ impl From<QueueError> for Problem {
                 tracing::warn!(%error, "a delivery could not be stored; its sender was told so");
                 Self::Unavailable
             }
-            QueueError::StaleLease { .. } | QueueError::UnknownTask(_) | QueueError::InvalidTransition(_) => {
+            QueueError::StaleLease { .. }
+            | QueueError::UnknownTask(_)
+            | QueueError::AlreadyAtWork(_)
+            | QueueError::InvalidTransition(_) => {
                 tracing::error!(%error, "the intake refused a delivery");
                 Self::Internal
             }

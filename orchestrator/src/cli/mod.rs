@@ -1,9 +1,11 @@
 //! The command line: data on standard output, progress and errors on standard error, documented exit codes.
 
+mod audit;
 mod demo;
 mod doctor;
 mod explain;
 mod gc;
+mod operate;
 mod run;
 mod serve;
 mod show;
@@ -61,6 +63,17 @@ enum Subcommands {
     Serve(serve::ServeArgs),
     /// Do the tasks of an `onramp serve` in another process or on another machine
     Worker(worker::WorkerArgs),
+    /// List the tasks of this data directory, newest first
+    List(operate::ListArgs),
+    /// Show one task: what was asked, what was said since, where it stands
+    Show(operate::ShowArgs),
+    /// Put a failed, rejected, empty or stopped task back into the queue
+    Requeue(operate::TaskArgs),
+    /// Stop a task that waits or runs
+    Cancel(operate::TaskArgs),
+    /// Check the journal, which is the audit log, or read it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look whether this machine can do what it is configured for, and say what to mend
     Doctor(doctor::DoctorArgs),
     /// Remove sandboxes that nobody works with and bases that nobody needs
@@ -131,7 +144,12 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Run(_)
         | Subcommands::Gc(_)
         | Subcommands::Serve(_)
-        | Subcommands::Worker(_) => {}
+        | Subcommands::Worker(_)
+        | Subcommands::List(_)
+        | Subcommands::Show(_)
+        | Subcommands::Requeue(_)
+        | Subcommands::Cancel(_)
+        | Subcommands::Audit(_) => {}
     }
     let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
@@ -147,6 +165,11 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Gc(args) => gc::gc(setting, args).await,
         Subcommands::Serve(args) => serve::serve(setting, args).await,
         Subcommands::Worker(args) => worker::worker(setting, args).await,
+        Subcommands::List(args) => operate::list(&setting, args).await,
+        Subcommands::Show(args) => operate::show(&setting, args).await,
+        Subcommands::Requeue(args) => operate::requeue(&setting, args).await,
+        Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
+        Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
     }
 }

@@ -54,6 +54,9 @@ use self::{
     ready::Unfinished,
 };
 
+/// No wait is longer: neither the pauses between attempts nor what a forge asks for.
+const LONGEST_WAIT: Duration = Duration::hours(2);
+
 /// What tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -181,11 +184,10 @@ impl Queue {
             .map_err(|error| store_failure(dir, error))?;
 
         let mut unfinished = Unfinished::default();
-        let lasts_until = (options.clock)() + options.lease;
+        let now = (options.clock)();
+        let (lasts_until, latest) = (now + options.lease, now + LONGEST_WAIT);
         for stored in index.unfinished().map_err(|error| store_failure(dir, error.into()))? {
-            let id = stored.task.id;
-            unfinished.put(stored);
-            unfinished.extend(id, lasts_until);
+            unfinished.put_recovered(stored, lasts_until, latest);
         }
         Self::start(options, files, journal, index, unfinished).map_err(|error| unavailable(&error))
     }

@@ -1,4 +1,12 @@
 //! Random histories against a model that is too simple to be wrong: a list of tasks, with no disk and no threads.
+//!
+//! After every step the whole queue is compared with the model, so that these hold at every moment: what was acknowledged
+//! is stored, one unfinished task for each issue, at most one live lease for each task, no write under a stale one, attempts
+//! never fall, what has ended stays so. At the end the chain verifies against an anchor of the beginning, and once faults
+//! stop, every task comes to an outcome. The queue is killed without warning in between, its last write left torn, its
+//! index taken away, and its clock set forward and back. Segments are tiny, so that every history rotates them.
+//!
+//! A few hundred histories by default; `PROPTEST_CASES=50000 cargo test --release --workspace --lib queue::model` for more.
 
 use proptest::prelude::*;
 use tasks::{Outcome, TaskState};
@@ -11,10 +19,12 @@ use super::{
 
 const REPOS: [&str; 3] = ["acme/web", "acme/api", "beta/app"];
 const LEASE_S: i64 = 20;
+const PARALLEL: usize = 2;
+const MAX_QUEUED: usize = 4;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Enqueue { key: u8, repo: usize, issue: u64 },
+    Enqueue { key: u8, actor: u64, repo: usize, issue: u64 },
     Lease { worker: u8 },
     Renew { lease: usize, publishing: bool },
     Report { lease: usize, what: u8 },
@@ -25,13 +35,15 @@ enum Op {
     Sweep,
     ReleaseWorker { worker: u8 },
     Wait { seconds: i64 },
-    Restart { without_index: bool },
+    Restart { without_index: bool, jump_s: i64 },
+    Kill { torn: u8, jump_s: i64 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let which = 0..1000usize;
     prop_oneof![
-        6 => (0..12u8, 0..3usize, 1..4u64).prop_map(|(key, repo, issue)| Op::Enqueue { key, repo, issue }),
+        8 => (0..40u8, 1..3u64, 0..3usize, 1..6u64)
+            .prop_map(|(key, actor, repo, issue)| Op::Enqueue { key, actor, repo, issue }),
         6 => (0..3u8).prop_map(|worker| Op::Lease { worker }),
         3 => (which.clone(), any::<bool>()).prop_map(|(lease, publishing)| Op::Renew { lease, publishing }),
         5 => (which.clone(), 0..5u8).prop_map(|(lease, what)| Op::Report { lease, what }),
@@ -42,13 +54,19 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Sweep),
         1 => (0..3u8).prop_map(|worker| Op::ReleaseWorker { worker }),
         3 => (1..30i64).prop_map(|seconds| Op::Wait { seconds }),
-        1 => any::<bool>().prop_map(|without_index| Op::Restart { without_index }),
+        1 => (any::<bool>(), jump()).prop_map(|(without_index, jump_s)| Op::Restart { without_index, jump_s }),
+        1 => (any::<u8>(), jump()).prop_map(|(torn, jump_s)| Op::Kill { torn, jump_s }),
     ]
+}
+
+/// How far the clock is set while nobody looks.
+fn jump() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => Just(0i64), 1 => -3600..3600i64, 1 => Just(-86_400 * 365)]
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum At {
-    Queued { not_before: Timestamp },
+    Queued { not_before: Timestamp, due: Timestamp },
     Running { worker: u8, until: Timestamp, publishing: bool },
     Open,
     Merged,
@@ -60,11 +78,14 @@ enum At {
 #[derive(Debug, Clone)]
 struct Known {
     id: TaskId,
+    actor: u64,
     repo: usize,
     issue: u64,
     at: At,
     attempt: u32,
     failures: u32,
+    crashes: u32,
+    n_notes: usize,
     cancelling: bool,
     /// The attempt and the kind of the last report that was taken.
     reported: Option<(u32, u8)>,
@@ -76,7 +97,7 @@ impl Known {
     }
 
     fn back(&mut self, not_before: Timestamp) {
-        self.at = if self.cancelling { At::Cancelled } else { At::Queued { not_before } };
+        self.at = if self.cancelling { At::Cancelled } else { At::Queued { not_before, due: not_before } };
     }
 
     fn fail(&mut self, failure: &Failure, now: Timestamp) {
@@ -85,6 +106,19 @@ impl Known {
             Some(at) => self.back(at),
             None => self.at = At::Failed,
         }
+    }
+
+    fn crash(&mut self, now: Timestamp) {
+        self.crashes += 1;
+        let failure = Failure::lease_expired(&name("w1"));
+        match RetryPolicy::default().retry_at(&failure, self.crashes, now, self.id) {
+            Some(at) => self.back(at),
+            None => self.at = if self.cancelling { At::Cancelled } else { At::Failed },
+        }
+    }
+
+    fn at_work_on(&self, repo: usize, issue: u64) -> bool {
+        self.unfinished() && !self.cancelling && (self.repo, self.issue) == (repo, issue)
     }
 
     fn cancel(&mut self) -> bool {
@@ -98,7 +132,7 @@ impl Known {
     }
 
     /// What anybody can see of it.
-    fn seen(&self) -> (TaskId, &'static str, u32, u32, bool) {
+    fn seen(&self) -> (TaskId, &'static str, u32, u32, u32, usize, bool) {
         let word = match self.at {
             At::Queued { .. } => "queued",
             At::Running { publishing: false, .. } => "preparing",
@@ -109,7 +143,7 @@ impl Known {
             At::Failed => "failed",
             At::Cancelled => "stopped",
         };
-        (self.id, word, self.attempt, self.failures, self.cancelling)
+        (self.id, word, self.attempt, self.failures, self.crashes, self.n_notes, self.cancelling)
     }
 }
 
@@ -125,6 +159,25 @@ fn report(what: u8, number: u64) -> Report {
     }
 }
 
+/// In memory where there is such a place: histories are many, and what a process leaves behind is the same there.
+fn fresh_dir() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+fn copy_quietly(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&target)?;
+            copy_quietly(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
 struct World {
     dir: TempDir,
     clock: ManualClock,
@@ -134,13 +187,33 @@ struct World {
     observed: Vec<String>,
     /// All leases ever granted, with the place of their task.
     leases: Vec<(usize, Lease)>,
+    /// Who was told of too many tasks, by which one.
+    refused: HashMap<u64, TaskId>,
+    n_kills: usize,
 }
 
 impl World {
     fn new() -> Self {
-        let (dir, clock) = (TempDir::new().unwrap(), ManualClock::new());
-        let queue = Some(Queue::open(dir.path(), clock.options()).unwrap());
-        Self { dir, clock, queue, tasks: vec![], keys: HashMap::new(), observed: vec![], leases: vec![] }
+        let (dir, clock) = (fresh_dir(), ManualClock::new());
+        let queue = Some(Queue::open(dir.path(), Self::options(&clock)).unwrap());
+        let (tasks, observed, leases) = (vec![], vec![], vec![]);
+        Self { dir, clock, queue, tasks, keys: HashMap::new(), observed, leases, refused: HashMap::new(), n_kills: 0 }
+    }
+
+    fn options(clock: &ManualClock) -> QueueOptions {
+        let priority = Arc::new(|request: &TaskRequest| match request.repo.as_str() == REPOS[2] {
+            true => Priority::High,
+            false => Priority::Normal,
+        });
+        QueueOptions {
+            segment_bytes: 3000,
+            checkpoints: true,
+            keep_segments: 2,
+            parallel_per_repository: PARALLEL,
+            queued_per_actor: MAX_QUEUED,
+            priority,
+            ..clock.options()
+        }
     }
 
     fn queue(&self) -> &Queue {
@@ -159,7 +232,7 @@ impl World {
 
     async fn step(&mut self, op: Op) {
         match op {
-            Op::Enqueue { key, repo, issue } => self.enqueue(key, repo, issue).await,
+            Op::Enqueue { key, actor, repo, issue } => self.enqueue(key, actor, repo, issue).await,
             Op::Lease { worker } => self.lease(worker).await,
             Op::Renew { lease, publishing } => self.renew(lease, publishing).await,
             Op::Report { lease, what } => self.report(lease, what).await,
@@ -178,44 +251,61 @@ impl World {
                 self.lose(now, |at| matches!(at, At::Running { worker: w, .. } if *w == worker));
             }
             Op::Wait { seconds } => self.clock.advance(seconds),
-            Op::Restart { without_index } => self.restart(without_index).await,
+            Op::Restart { without_index, jump_s } => self.restart(without_index, jump_s).await,
+            Op::Kill { torn, jump_s } => self.kill(torn, jump_s),
         }
     }
 
-    async fn enqueue(&mut self, key: u8, repo: usize, issue: u64) {
-        let request = request(REPOS[repo], issue, &format!("github:{key}"));
+    async fn enqueue(&mut self, key: u8, actor: u64, repo: usize, issue: u64) {
+        let actor_of = Actor { login: format!("p{actor}"), id: Some(actor) };
+        let request = TaskRequest { actor: actor_of, ..request(REPOS[repo], issue, &format!("github:{key}")) };
         let received = self.queue().enqueue(request).await.unwrap();
-        let joined = self
-            .tasks
-            .iter()
-            .find(|task| task.unfinished() && !task.cancelling && (task.repo, task.issue) == (repo, issue));
-        match self.keys.get(&key).copied().or(joined.map(|task| task.id)) {
-            Some(id) => {
-                assert_eq!(received, Received::Known(id));
-                self.keys.insert(key, id);
-            }
-            None => {
-                let Received::New(id) = received else { panic!("{received:?} for a key that is new") };
-                self.keys.insert(key, id);
-                let at = At::Queued { not_before: self.clock.now() };
-                let fresh = Known { id, repo, issue, at, attempt: 0, failures: 0, cancelling: false, reported: None };
-                self.tasks.push(fresh);
-            }
+        if let Some(id) = self.keys.get(&key) {
+            assert_eq!(received, Received::Known(*id));
+            return;
         }
+        if let Some(task) = self.tasks.iter_mut().find(|task| task.at_work_on(repo, issue)) {
+            assert_eq!(received, Received::Known(task.id));
+            task.n_notes = (task.n_notes + 1).min(tasks::task::MAX_NOTES);
+            self.keys.insert(key, task.id);
+            return;
+        }
+        let queued = |task: &&Known| task.actor == actor && matches!(task.at, At::Queued { .. });
+        let too_many = self.tasks.iter().filter(queued).count() >= MAX_QUEUED;
+        if let Some(refused) = self.refused.get(&actor).filter(|_| too_many) {
+            assert_eq!(received, Received::Known(*refused), "told once");
+            self.keys.insert(key, *refused);
+            return;
+        }
+        let Received::New(id) = received else { panic!("{received:?} for a key that is new") };
+        self.keys.insert(key, id);
+        let now = self.clock.now();
+        let at = if too_many { At::Failed } else { At::Queued { not_before: now, due: now } };
+        match too_many {
+            true => drop(self.refused.insert(actor, id)),
+            false => drop(self.refused.remove(&actor)),
+        }
+        let (attempt, failures, crashes, n_notes) = (0, 0, 0, 0);
+        let (cancelling, reported) = (false, None);
+        let fresh = Known { id, actor, repo, issue, at, attempt, failures, crashes, n_notes, cancelling, reported };
+        self.tasks.push(fresh);
     }
 
     async fn lease(&mut self, worker: u8) {
         let now = self.clock.now();
-        let due = |task: &Known| matches!(task.at, At::Queued { not_before } if not_before <= now);
+        let at_work =
+            |repo| self.tasks.iter().filter(|task| task.repo == repo && matches!(task.at, At::Running { .. })).count();
+        let may: Vec<_> = (0..REPOS.len()).map(|repo| at_work(repo) < PARALLEL).collect();
+        let due = |task: &Known| matches!(task.at, At::Queued { due, .. } if due <= now) && may[task.repo];
         let granted = self.queue().lease_once(&name(&format!("w{worker}"))).await.unwrap();
         let Some((task, lease)) = granted else {
             assert!(!self.tasks.iter().any(due), "a task was ready");
             return;
         };
         let place = self.tasks.iter().position(|known| known.id == task.id).unwrap();
-        let repo = self.tasks[place].repo;
-        let oldest = self.tasks.iter().position(|known| known.repo == repo && due(known));
-        assert_eq!(oldest, Some(place), "due, and the oldest of its repository");
+        let Known { repo, actor, .. } = self.tasks[place];
+        let first = self.tasks.iter().position(|known| (known.repo, known.actor) == (repo, actor) && due(known));
+        assert_eq!(first, Some(place), "due, allowed, and the oldest of its repository and requester");
         let known = &mut self.tasks[place];
         known.attempt += 1;
         assert_eq!((task.attempt, lease.attempt), (known.attempt, known.attempt));
@@ -267,12 +357,14 @@ impl World {
         let Some(place) = self.place(n) else { return };
         let now = self.clock.now();
         let told = self.queue().requeue(self.tasks[place].id).await;
+        let Known { repo, issue, .. } = self.tasks[place];
+        let taken = (0..self.tasks.len()).any(|other| other != place && self.tasks[other].at_work_on(repo, issue));
         let known = &mut self.tasks[place];
-        let may = matches!(known.at, At::Failed | At::NoChanges | At::Cancelled);
+        let may = matches!(known.at, At::Failed | At::NoChanges | At::Cancelled) && !taken;
         assert_eq!(told.is_ok(), may, "{told:?}");
         if may {
-            (known.failures, known.cancelling) = (0, false);
-            known.at = At::Queued { not_before: now };
+            (known.failures, known.crashes, known.cancelling) = (0, 0, false);
+            known.at = At::Queued { not_before: now, due: now };
         }
     }
 
@@ -310,25 +402,73 @@ impl World {
     }
 
     fn lose(&mut self, now: Timestamp, lost: impl Fn(&At) -> bool) {
-        let failure = Failure::lease_expired(&name("w1"));
         for known in self.tasks.iter_mut().filter(|known| lost(&known.at)) {
-            known.fail(&failure, now);
+            known.crash(now);
         }
     }
 
-    async fn restart(&mut self, without_index: bool) {
+    async fn restart(&mut self, without_index: bool, jump_s: i64) {
         self.queue().shutdown().await;
         self.queue = None;
         if without_index {
             fs::remove_dir_all(self.dir.path().join("index")).unwrap();
         }
-        self.queue = Some(Queue::open(self.dir.path(), self.clock.options()).unwrap());
-        let end = self.clock.now() + Duration::seconds(LEASE_S);
-        for known in &mut self.tasks {
-            if let At::Running { until, .. } = &mut known.at {
-                *until = end.max(*until);
+        self.reopen(jump_s);
+    }
+
+    /// As if the process had been killed now: its files as they are, and perhaps a write that had just begun.
+    fn kill(&mut self, torn: u8, jump_s: i64) {
+        self.n_kills += 1;
+        loop {
+            let copy = fresh_dir();
+            let head = self.queue().journal_head();
+            let copied = copy_quietly(self.dir.path(), copy.path());
+            // A kill takes one moment and a copy does not: another one, if something moved meanwhile.
+            if copied.is_ok() && head == self.queue().journal_head() {
+                self.queue = None;
+                self.dir = copy;
+                break;
             }
         }
+        if torn > 0 {
+            let mut segments: Vec<_> =
+                fs::read_dir(self.dir.path().join("journal")).unwrap().map(|f| f.unwrap().path()).collect();
+            segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+            let mut last = fs::OpenOptions::new().append(true).open(segments.iter().max().unwrap()).unwrap();
+            io::Write::write_all(&mut last, &vec![torn; usize::from(torn)]).unwrap();
+        }
+        self.reopen(jump_s);
+    }
+
+    fn reopen(&mut self, jump_s: i64) {
+        self.clock.advance(jump_s);
+        self.queue = Some(Queue::open(self.dir.path(), Self::options(&self.clock)).unwrap());
+        // Whoever was told of too many may be told again.
+        self.refused.clear();
+        let now = self.clock.now();
+        for known in &mut self.tasks {
+            match &mut known.at {
+                At::Running { until, .. } => *until = now + Duration::seconds(LEASE_S),
+                At::Queued { not_before, due } => *due = (*not_before).min(now + LONGEST_WAIT),
+                At::Open | At::Merged | At::NoChanges | At::Failed | At::Cancelled => {}
+            }
+        }
+    }
+
+    /// Without further faults, everything comes to an end.
+    async fn finish(&mut self) {
+        for _ in 0..100 {
+            if !self.tasks.iter().any(Known::unfinished) {
+                return;
+            }
+            self.clock.advance(1200);
+            self.sweep().await;
+            self.lease(0).await;
+            if let Some(last) = self.leases.len().checked_sub(1) {
+                self.report(last, 1).await;
+            }
+        }
+        panic!("these never end: {:#?}", self.tasks);
     }
 
     async fn check(&self) {
@@ -336,13 +476,26 @@ impl World {
         let found: Vec<_> = listed
             .iter()
             .rev()
-            .map(|task| (task.id, task.state.word(), task.attempt, task.failures, task.cancel_requested.is_some()))
+            .map(|task| {
+                let Task { id, attempt, failures, crashes, .. } = task;
+                (
+                    *id,
+                    task.state.word(),
+                    *attempt,
+                    *failures,
+                    *crashes,
+                    task.notes.len(),
+                    task.cancel_requested.is_some(),
+                )
+            })
             .collect();
         let expected: Vec<_> = self.tasks.iter().map(Known::seen).collect();
         assert_eq!(found, expected);
         for (task, known) in listed.iter().rev().zip(&self.tasks) {
             match (&task.state, &known.at) {
-                (TaskState::Queued { not_before: found }, At::Queued { not_before }) => assert_eq!(found, not_before),
+                (TaskState::Queued { not_before: found }, At::Queued { not_before, .. }) => {
+                    assert_eq!(found, not_before)
+                }
                 (TaskState::Running { lease, .. }, At::Running { until, .. }) => assert_eq!(lease.expires_at, *until),
                 _ => {}
             }
@@ -350,11 +503,19 @@ impl World {
     }
 }
 
+/// As many histories as `PROPTEST_CASES` says; without it, fewer than proptest's own 256.
+fn cases() -> u32 {
+    match ProptestConfig::default().cases {
+        256 => 96,
+        asked => asked,
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_ends_as_the_model_says(ops in prop::collection::vec(op(), 1..50)) {
+    fn any_history_ends_as_the_model_says(ops in prop::collection::vec(op(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut world = World::new();
@@ -362,10 +523,21 @@ proptest! {
                 world.step(op).await;
                 world.check().await;
             }
-            world.restart(true).await;
+            let (sequence, hash) = world.queue().journal_head();
+            world.restart(true, 0).await;
             world.check().await;
+            world.finish().await;
+            world.check().await;
+            world.queue().shutdown().await;
+            let anchor = tasks::Anchor { sequence, hash: hash.to_string() };
+            match audit::verify(&world.dir.path().join("journal"), Some(&anchor)) {
+                // What a checkpoint stands for may be gone by now.
+                Ok(_) | Err(audit::AuditError::Gone { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
             let why = fs::read_to_string(world.dir.path().join("index.damaged/WHY"));
-            assert!(why.is_err(), "an index was put aside: {why:?}");
+            // What was copied while sled wrote may be no index at all; then it was made anew.
+            assert!(why.is_err() || world.n_kills > 0, "an index was put aside: {why:?}");
         });
     }
 }

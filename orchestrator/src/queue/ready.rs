@@ -22,6 +22,8 @@ pub(super) struct Unfinished {
     expiries: HashMap<TaskId, Expiry>,
     /// Queued, and not to be leased before a moment that may not have come; then by age.
     later: BTreeSet<(Timestamp, u64, TaskId)>,
+    /// The key of each task in `later`, or what it was there.
+    waits_until: HashMap<TaskId, Timestamp>,
     /// Queued and due.
     due: Turns,
     /// How many of each repository are at work. No entry is zero.
@@ -47,6 +49,7 @@ impl Unfinished {
             TaskState::Queued { not_before } => {
                 self.expiries.remove(&id);
                 self.later.insert((*not_before, stored.enqueued, id));
+                self.waits_until.insert(id, *not_before);
                 *self.waiting.entry(Requester::from(&stored.task.request.actor)).or_default() += 1;
             }
             TaskState::Running { lease, .. } => {
@@ -73,6 +76,21 @@ impl Unfinished {
             self.by_issue.entry((stored.task.request.repo.clone(), issue)).or_default().insert(stored.enqueued, id);
         }
         self.tasks.insert(id, stored);
+    }
+
+    /// Takes a task after a start. Its lease begins anew, and it waits no longer than `latest`: the clock may have been set
+    /// back since, and nobody may wait for the time that it went by then.
+    pub(super) fn put_recovered(&mut self, stored: Stored, lasts_until: Timestamp, latest: Timestamp) {
+        let (id, enqueued) = (stored.task.id, stored.enqueued);
+        self.put(stored);
+        if let Some(expiry) = self.expiries.get_mut(&id) {
+            expiry.at = lasts_until;
+        }
+        if let Some(at) = self.waits_until.get_mut(&id).filter(|at| **at > latest) {
+            self.later.remove(&(*at, enqueued, id));
+            *at = latest;
+            self.later.insert((latest, enqueued, id));
+        }
     }
 
     /// Forgets a task that was never durable.
@@ -167,8 +185,10 @@ impl Unfinished {
         let Some(stored) = self.tasks.remove(&id) else { return };
         let request = &stored.task.request;
         match stored.task.state {
-            TaskState::Queued { not_before } => {
-                self.later.remove(&(not_before, stored.enqueued, id));
+            TaskState::Queued { .. } => {
+                if let Some(at) = self.waits_until.remove(&id) {
+                    self.later.remove(&(at, stored.enqueued, id));
+                }
                 self.due.remove(&place(&stored));
                 count_down(&mut self.waiting, &Requester::from(&request.actor));
             }

@@ -198,19 +198,15 @@ async fn a_second_request_for_the_same_issue_joins_the_task_that_is_at_work() {
 }
 
 #[tokio::test]
-async fn of_several_tasks_at_work_on_an_issue_the_oldest_is_joined() {
+async fn a_task_is_not_put_back_while_another_is_at_work_on_its_issue() {
     let room = Room::new();
-    let mut made = Vec::new();
-    // Stopped, so that the next one is made beside it; then all are put back.
-    for n in 0..12 {
-        made.push(room.enqueue(request("acme/web", 12, &format!("github:{n}"))).await);
-        room.queue.cancel(made[n], ada()).await.unwrap();
-    }
-    for id in made.iter().rev() {
-        room.queue.requeue(*id).await.unwrap();
-    }
-    let joined = room.queue.enqueue(request("acme/web", 12, "github:late")).await.unwrap();
-    assert_eq!(joined, Received::Known(made[0]));
+    let first = room.enqueue(request("acme/web", 12, "github:1")).await;
+    room.queue.cancel(first, ada()).await.unwrap();
+    let second = room.enqueue(request("acme/web", 12, "github:2")).await;
+    let refused = room.queue.requeue(first).await;
+    assert!(matches!(refused, Err(QueueError::AlreadyAtWork(other)) if other == second), "{refused:?}");
+    room.queue.cancel(second, ada()).await.unwrap();
+    room.queue.requeue(first).await.unwrap();
 }
 
 /// A history with every kind of record in it.
@@ -295,31 +291,6 @@ async fn an_index_that_lags_behind_takes_in_what_it_lacks() {
             copy_dir(copy.path(), &dir.join("index"));
         })
         .await;
-    assert_eq!(room.all().await, before);
-    assert!(!room.dir.path().join("index.damaged").exists(), "nothing had to be made anew");
-}
-
-#[tokio::test]
-async fn an_index_that_is_ahead_of_its_mark_takes_nothing_in_twice() {
-    let room = Room::new();
-    room.enqueue(nth(1)).await;
-    let mark = |dir: &Path, set: Option<sled::IVec>| {
-        let meta = sled::open(dir.join("index")).unwrap().open_tree("meta").unwrap();
-        match set {
-            Some(mark) => meta.insert("applied", mark).unwrap().unwrap(),
-            None => meta.get("applied").unwrap().unwrap(),
-        }
-    };
-    let mut early = None;
-    let room = room.reopened(|dir| early = Some(mark(dir, None))).await;
-    for _ in 0..2 {
-        let (_, lease) = room.lease("w1").await;
-        room.queue.report(&lease, failed(Code::ForgeUnavailable)).await.unwrap();
-        room.clock.advance(3600);
-    }
-    history(&room).await;
-    let before = room.all().await;
-    let room = room.reopened(|dir| drop(mark(dir, early))).await;
     assert_eq!(room.all().await, before);
     assert!(!room.dir.path().join("index.damaged").exists(), "nothing had to be made anew");
 }
@@ -568,7 +539,7 @@ async fn a_stale_lease_is_refused_whatever_it_asks() {
     assert_eq!(reaper::sweep_once(&room.queue, room.clock.now()).await.unwrap(), 1);
     room.clock.advance(60);
     let (task, second) = room.lease("w1").await;
-    assert_eq!((task.id, second.attempt, task.failures), (id, 2, 1));
+    assert_eq!((task.id, second.attempt, task.crashes), (id, 2, 1));
 
     assert!(matches!(
         room.queue.renew(&first, Stage::Publishing).await,
@@ -855,7 +826,7 @@ async fn the_reaper_ends_a_lease_when_its_time_comes() {
     let (_, first) = queue.lease(&name("w1")).await.unwrap();
     let (task, second) = queue.lease(&name("w2")).await.unwrap();
     assert!(began.elapsed().as_millis() >= 60);
-    assert_eq!((second.task, second.attempt, task.failures), (first.task, 2, 1));
+    assert_eq!((second.task, second.attempt, task.crashes), (first.task, 2, 1));
     stop.cancel();
     sweeping.await.unwrap();
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tasks::{Actor, Priority, RepoName, TaskId};
 
-/// After so many tasks of a higher priority in a row, one of a lower priority goes first.
-const MAX_IN_A_ROW: u32 = 3;
+/// Of so many turns, the last one is for the second lane first, and of so many of those, for the third.
+const TURNS_PER_LANE: u32 = 4;
 
 /// Who counts as one requester: the number on the forge, which no rename changes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,7 +37,8 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     lanes: BTreeMap<Priority, Ring<RepoName, Ring<Requester, BTreeMap<u64, TaskId>>>>,
-    n_in_a_row: u32,
+    /// Turns since more than one lane had something.
+    n_turns: u32,
 }
 
 /// Members in the order of their turns. None is empty.
@@ -107,9 +108,11 @@ impl Turns {
     /// The task whose turn it is, among the repositories that may have one more at work.
     pub(super) fn next(&mut self, may: impl Fn(&RepoName) -> bool) -> Option<TaskId> {
         let mut order: Vec<_> = self.lanes.keys().rev().copied().collect();
-        if self.n_in_a_row >= MAX_IN_A_ROW && order.len() > 1 {
-            order.rotate_left(1);
-        }
+        self.n_turns = if order.len() > 1 { self.n_turns.wrapping_add(1) } else { 0 };
+        let third = self.n_turns.is_multiple_of(TURNS_PER_LANE * TURNS_PER_LANE);
+        let second = self.n_turns.is_multiple_of(TURNS_PER_LANE);
+        let first = if order.len() < 2 { 0 } else { usize::from(second) + usize::from(third && order.len() > 2) };
+        order.rotate_left(first);
         for priority in order {
             let Some(lane) = self.lanes.get_mut(&priority) else { continue };
             let id = lane.turn(|repo, requesters| {
@@ -119,8 +122,6 @@ impl Turns {
                 requesters.turn(|_, queue| queue.values().next().copied())
             });
             if id.is_some() {
-                let others_wait = self.lanes.keys().next().is_some_and(|lowest| *lowest < priority);
-                self.n_in_a_row = if others_wait { self.n_in_a_row + 1 } else { 0 };
                 return id;
             }
         }

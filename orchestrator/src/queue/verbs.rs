@@ -72,8 +72,11 @@ pub(super) fn cancel(draft: &mut Draft<'_>, id: TaskId, by: Actor, now: Timestam
 }
 
 pub(super) fn requeue(draft: &mut Draft<'_>, id: TaskId, now: Timestamp) -> Result<(), QueueError> {
-    draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
-    draft.apply(id, TaskEvent::Requeued, now)
+    let stored = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+    match at_work_on_the_same(draft, &stored.task.request)?.filter(|other| *other != id) {
+        Some(other) => Err(QueueError::AlreadyAtWork(other)),
+        None => draft.apply(id, TaskEvent::Requeued, now),
+    }
 }
 
 pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now: Timestamp) -> Result<(), QueueError> {
