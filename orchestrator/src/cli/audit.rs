@@ -11,7 +11,6 @@ use super::{
     operate::{print, when},
 };
 use crate::{
-    config::Period,
     now,
     queue::{
         QueueRecord,
@@ -71,8 +70,8 @@ fn parse_since(text: &str) -> Result<Timestamp, String> {
     if let Ok(day) = text.parse::<chrono::NaiveDate>() {
         return Ok(day.and_time(chrono::NaiveTime::MIN).and_utc());
     }
-    let period: Period = text.parse().map_err(|error| format!("{error}"))?;
-    let ago = chrono::Duration::from_std(period.0).map_err(|error| error.to_string())?;
+    let period = workers::repo_config::parse_duration(text).map_err(|error| error.to_string())?;
+    let ago = chrono::Duration::from_std(period).map_err(|error| error.to_string())?;
     now().checked_sub_signed(ago).ok_or_else(|| "that was before all time".to_owned())
 }
 

@@ -33,10 +33,13 @@ pub(super) struct Place {
     pub(super) enqueued: u64,
 }
 
+/// What is due of one priority: repositories, and in each its requesters, and of each their tasks by age.
+type Lane = Ring<RepoName, Ring<Requester, BTreeMap<u64, TaskId>>>;
+
 /// All tasks that are due.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    lanes: BTreeMap<Priority, Ring<RepoName, Ring<Requester, BTreeMap<u64, TaskId>>>>,
+    lanes: BTreeMap<Priority, Lane>,
     /// Turns since more than one lane had something.
     n_turns: u32,
 }
