@@ -52,6 +52,8 @@ bring_programs() {
   fi
   # The smallest image needs a shell that brings all it needs along.
   if ! busybox_is_static; then missing+=(busybox-static); fi
+  # Faults at single system calls are injected with it.
+  have strace || missing+=(strace)
   have npm || missing+=(nodejs npm)
   [ ${#missing[@]} = 0 ] || debian "${missing[@]}"
   have docker || debian docker-cli

@@ -8,6 +8,8 @@ mod bases;
 mod door;
 mod gpu;
 mod once;
+mod operator;
+mod queue_faults;
 mod real_agent;
 mod road;
 mod tidy;

@@ -156,8 +156,10 @@ async fn one(scene: &Scene, store: &Path, log: &Path, fault: Option<(Fault, &str
     let _ = std::fs::remove_dir_all(store);
     let _ = std::fs::remove_file(log);
     copy(&scene.template, store).expect("a copy");
+    // Enough for some rotations where the work is what is watched.
+    let n_tasks = if scene.phase == Phase::Work { "20" } else { "2" };
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["child", &store.display().to_string(), "fault", "24", "1", "gates"])
+        .args(["child", &store.display().to_string(), "fault", n_tasks, "1", "gates"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

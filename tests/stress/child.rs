@@ -44,7 +44,7 @@ pub(crate) async fn main(arguments: &[String]) {
 async fn one(queue: &Arc<Queue>, key: &str, n: u64) {
     let id = until_taken(|| queue.enqueue(request(key))).await.id();
     say(&format!("acked {key} {id}"));
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         let worker = format!("w{n}").parse().expect("a name");
         if let Some((task, lease)) = until_taken(|| queue.lease_once(&worker)).await {
             let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };

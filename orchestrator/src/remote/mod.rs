@@ -183,9 +183,10 @@ enum Answer {
 impl From<QueueError> for Answer {
     fn from(error: QueueError) -> Self {
         match error {
-            QueueError::StaleLease { .. } | QueueError::UnknownTask(_) | QueueError::InvalidTransition(_) => {
-                Self::Stale(error.to_string())
-            }
+            QueueError::StaleLease { .. }
+            | QueueError::UnknownTask(_)
+            | QueueError::AlreadyAtWork(_)
+            | QueueError::InvalidTransition(_) => Self::Stale(error.to_string()),
             QueueError::Unavailable(_) | QueueError::ShuttingDown => Self::NotNow(error.to_string()),
         }
     }
