@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::TryRecvError,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -55,7 +56,7 @@ pub(super) struct Committer {
     pub(super) unfinished: Unfinished,
     pub(super) repaired_at: Option<Instant>,
     /// The checkpoint that is being made.
-    pub(super) making: Option<JoinHandle<Option<Checkpoint>>>,
+    pub(super) making: Option<Making>,
     /// One that is made and not yet named in the journal.
     pub(super) made: Option<Checkpoint>,
     /// The last segment that the journal knows a checkpoint of, or that one was tried for in vain.
@@ -64,6 +65,12 @@ pub(super) struct Committer {
     pub(super) steps: mpsc::WeakSender<Step>,
     /// Tells the maker to stop.
     pub(super) closing: Arc<AtomicBool>,
+}
+
+/// A thread that makes a checkpoint. What it made is there before it wakes the committer.
+pub(super) struct Making {
+    thread: JoinHandle<()>,
+    made: std::sync::mpsc::Receiver<Option<Checkpoint>>,
 }
 
 /// Where the parts of the store lie, and the right to touch them.
@@ -91,7 +98,7 @@ impl Committer {
         self.commit(Vec::new());
         self.closing.store(true, Ordering::Relaxed);
         if let Some(making) = self.making.take() {
-            let _ = making.join();
+            let _ = making.thread.join();
         }
         self.shared.set_index(None);
         if let Some(index) = self.index.take() {
@@ -177,25 +184,33 @@ impl Committer {
             stop: self.closing.clone(),
         };
         let steps = self.steps.clone();
+        let (sender, made) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-            let made = maker.make(closed);
+            let checkpoint = maker.make(closed);
+            let checkpoint =
+                checkpoint.inspect_err(|error| tracing::warn!(%error, segment = closed, "no checkpoint could be made"));
+            // When the committer is gone, nobody needs it.
+            let _ = sender.send(checkpoint.ok());
             // Only to wake the committer; when its channel is full, it is awake.
             if let Some(steps) = steps.upgrade() {
                 let _ = steps.try_send(Box::new(|_| Box::new(|_| ())));
             }
-            made.inspect_err(|error| tracing::warn!(%error, segment = closed, "no checkpoint could be made")).ok()
         });
         self.covered = closed;
         match thread {
-            Ok(thread) => self.making = Some(thread),
+            Ok(thread) => self.making = Some(Making { thread, made }),
             Err(error) => tracing::warn!(%error, "no checkpoint can be made"),
         }
     }
 
     fn take_checkpoint(&mut self) {
-        if let Some(making) = self.making.take_if(|making| making.is_finished()) {
-            self.made = making.join().ok().flatten();
+        let Some(making) = &self.making else { return };
+        match making.made.try_recv() {
+            Ok(made) => self.made = made,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => tracing::error!("a defect ended the making of a checkpoint"),
         }
+        self.making = None;
     }
 
     /// The journal names the checkpoint now, so what it stands for may go, if it is not to be kept.

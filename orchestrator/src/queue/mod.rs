@@ -18,6 +18,7 @@ mod grant;
 mod index;
 mod keys;
 mod lock;
+mod options;
 mod ready;
 mod row;
 mod turns;
@@ -31,20 +32,17 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread::JoinHandle,
-    time::Instant,
 };
 
 use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
-    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, Priority, QueueError, Received, Report,
-    RetryPolicy, Stage, Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName,
-    queue::Renewal,
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, Report, Stage, Task,
+    TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::record::QueueRecord;
 use self::{
     commit::{Committer, Files, MAX_WAITING, ReplayError, Step},
     draft::Draft,
@@ -53,59 +51,13 @@ use self::{
     journal::{Hash, Head, Journal, JournalError, Marks, Walk},
     ready::Unfinished,
 };
+pub use self::{
+    options::{Clock, QueueOptions, steady_clock},
+    record::QueueRecord,
+};
 
 /// No wait is longer: neither the pauses between attempts nor what a forge asks for.
 const LONGEST_WAIT: Duration = Duration::hours(2);
-
-/// What tells the time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// A clock that starts at `start` and from then on goes by the machine's monotonic clock, so that no jump of the wall
-/// clock ends a lease.
-pub fn steady_clock(start: Timestamp) -> Clock {
-    let began = Instant::now();
-    Arc::new(move || start + Duration::from_std(began.elapsed()).unwrap_or(Duration::MAX))
-}
-
-/// How a queue behaves.
-#[derive(Clone)]
-pub struct QueueOptions {
-    /// How long a lease lasts without a renewal.
-    pub lease: Duration,
-    /// When a failed attempt is tried again. Stored with each failure: a change counts from then on.
-    pub retry: RetryPolicy,
-    /// The time.
-    pub clock: Clock,
-    /// What decides about a new task's priority.
-    pub priority: Arc<dyn Fn(&TaskRequest) -> Priority + Send + Sync>,
-    /// How many tasks of one repository are at work at the same time; 0: any number.
-    pub parallel_per_repository: usize,
-    /// How many tasks of one person may wait; one more is refused. 0: any number.
-    pub queued_per_actor: usize,
-    /// Whether checkpoints are made.
-    pub checkpoints: bool,
-    /// How many closed segments are kept though a checkpoint stands for them; 0: all, since they are the audit log.
-    pub keep_segments: u32,
-    /// A segment of the journal is followed by the next one when it has so many bytes.
-    pub segment_bytes: u64,
-}
-
-impl QueueOptions {
-    /// The defaults: leases of 20 seconds, segments of 64 MiB.
-    pub fn new(clock: Clock) -> Self {
-        Self {
-            lease: Duration::seconds(20),
-            retry: RetryPolicy::default(),
-            clock,
-            priority: Arc::new(|_| Priority::Normal),
-            parallel_per_repository: 0,
-            queued_per_actor: 0,
-            checkpoints: true,
-            keep_segments: 0,
-            segment_bytes: 64 << 20,
-        }
-    }
-}
 
 /// The queue of one data directory.
 pub struct Queue {

@@ -6,158 +6,24 @@
 //! stop, every task comes to an outcome. The queue is killed without warning in between, its last write left torn, its
 //! index taken away, and its clock set forward and back. Segments are tiny, so that every history rotates them.
 //!
-//! A few hundred histories by default; `PROPTEST_CASES=50000 cargo test --release --workspace --lib queue::model` for more.
+//! About a hundred histories by default; `PROPTEST_CASES=50000 cargo test --release --workspace --lib queue::model` for more.
 
 use proptest::prelude::*;
-use tasks::{Outcome, TaskState};
+use tasks::{Priority, TaskState};
 use tempfile::TempDir;
 
 use super::{
-    tests::{ManualClock, ada, name, pull_request, request},
+    tests::{ManualClock, ada, name, request},
     *,
 };
+use history::{At, Known, Op, op, report};
+
+mod history;
 
 const REPOS: [&str; 3] = ["acme/web", "acme/api", "beta/app"];
 const LEASE_S: i64 = 20;
 const PARALLEL: usize = 2;
 const MAX_QUEUED: usize = 4;
-
-#[derive(Debug, Clone)]
-enum Op {
-    Enqueue { key: u8, actor: u64, repo: usize, issue: u64 },
-    Lease { worker: u8 },
-    Renew { lease: usize, publishing: bool },
-    Report { lease: usize, what: u8 },
-    Cancel { task: usize },
-    Requeue { task: usize },
-    Merge { key: u8, task: usize },
-    Withdraw { key: u8, repo: usize, issue: u64 },
-    Sweep,
-    ReleaseWorker { worker: u8 },
-    Wait { seconds: i64 },
-    Restart { without_index: bool, jump_s: i64 },
-    Kill { torn: u8, jump_s: i64 },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let which = 0..1000usize;
-    prop_oneof![
-        8 => (0..40u8, 1..3u64, 0..3usize, 1..6u64)
-            .prop_map(|(key, actor, repo, issue)| Op::Enqueue { key, actor, repo, issue }),
-        6 => (0..3u8).prop_map(|worker| Op::Lease { worker }),
-        3 => (which.clone(), any::<bool>()).prop_map(|(lease, publishing)| Op::Renew { lease, publishing }),
-        5 => (which.clone(), 0..5u8).prop_map(|(lease, what)| Op::Report { lease, what }),
-        2 => which.clone().prop_map(|task| Op::Cancel { task }),
-        2 => which.clone().prop_map(|task| Op::Requeue { task }),
-        2 => (0..5u8, which).prop_map(|(key, task)| Op::Merge { key, task }),
-        1 => (0..5u8, 0..3usize, 1..4u64).prop_map(|(key, repo, issue)| Op::Withdraw { key, repo, issue }),
-        2 => Just(Op::Sweep),
-        1 => (0..3u8).prop_map(|worker| Op::ReleaseWorker { worker }),
-        3 => (1..30i64).prop_map(|seconds| Op::Wait { seconds }),
-        1 => (any::<bool>(), jump()).prop_map(|(without_index, jump_s)| Op::Restart { without_index, jump_s }),
-        1 => (any::<u8>(), jump()).prop_map(|(torn, jump_s)| Op::Kill { torn, jump_s }),
-    ]
-}
-
-/// How far the clock is set while nobody looks.
-fn jump() -> impl Strategy<Value = i64> {
-    prop_oneof![4 => Just(0i64), 1 => -3600..3600i64, 1 => Just(-86_400 * 365)]
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum At {
-    Queued { not_before: Timestamp, due: Timestamp },
-    Running { worker: u8, until: Timestamp, publishing: bool },
-    Open,
-    Merged,
-    NoChanges,
-    Failed,
-    Cancelled,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    id: TaskId,
-    actor: u64,
-    repo: usize,
-    issue: u64,
-    at: At,
-    attempt: u32,
-    failures: u32,
-    crashes: u32,
-    n_notes: usize,
-    cancelling: bool,
-    /// The attempt and the kind of the last report that was taken.
-    reported: Option<(u32, u8)>,
-}
-
-impl Known {
-    fn unfinished(&self) -> bool {
-        matches!(self.at, At::Queued { .. } | At::Running { .. })
-    }
-
-    fn back(&mut self, not_before: Timestamp) {
-        self.at = if self.cancelling { At::Cancelled } else { At::Queued { not_before, due: not_before } };
-    }
-
-    fn fail(&mut self, failure: &Failure, now: Timestamp) {
-        self.failures += 1;
-        match RetryPolicy::default().retry_at(failure, self.failures, now, self.id) {
-            Some(at) => self.back(at),
-            None => self.at = At::Failed,
-        }
-    }
-
-    fn crash(&mut self, now: Timestamp) {
-        self.crashes += 1;
-        let failure = Failure::lease_expired(&name("w1"));
-        match RetryPolicy::default().retry_at(&failure, self.crashes, now, self.id) {
-            Some(at) => self.back(at),
-            None => self.at = if self.cancelling { At::Cancelled } else { At::Failed },
-        }
-    }
-
-    fn at_work_on(&self, repo: usize, issue: u64) -> bool {
-        self.unfinished() && !self.cancelling && (self.repo, self.issue) == (repo, issue)
-    }
-
-    fn cancel(&mut self) -> bool {
-        match self.at {
-            At::Queued { .. } => self.at = At::Cancelled,
-            At::Running { .. } => self.cancelling = true,
-            At::Cancelled => {}
-            At::Open | At::Merged | At::NoChanges | At::Failed => return false,
-        }
-        true
-    }
-
-    /// What anybody can see of it.
-    fn seen(&self) -> (TaskId, &'static str, u32, u32, u32, usize, bool) {
-        let word = match self.at {
-            At::Queued { .. } => "queued",
-            At::Running { publishing: false, .. } => "preparing",
-            At::Running { publishing: true, .. } => "publishing",
-            At::Open => "done",
-            At::Merged => "merged",
-            At::NoChanges => "no_changes",
-            At::Failed => "failed",
-            At::Cancelled => "stopped",
-        };
-        (self.id, word, self.attempt, self.failures, self.crashes, self.n_notes, self.cancelling)
-    }
-}
-
-fn report(what: u8, number: u64) -> Report {
-    let finished = |outcome| Report::Finished { outcome, evidence: None };
-    let failed = |code| Report::Failed { failure: Failure::new(code, "It went wrong"), evidence: None };
-    match what {
-        0 => finished(Outcome::PullRequestOpened { pull_request: pull_request(number) }),
-        1 => finished(Outcome::NothingChanged),
-        2 => failed(Code::ForgeUnavailable),
-        3 => failed(Code::ChecksFailed),
-        _ => Report::Released,
-    }
-}
 
 /// In memory where there is such a place: histories are many, and what a process leaves behind is the same there.
 fn fresh_dir() -> TempDir {

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Instant};
 
 use tasks::{
-    AgentName, CheckOutcome, CheckResult, Deliver, Instruction, Outcome, PullRequest, RepoName, Resources, Source,
-    TokenUsage,
+    AgentName, CheckOutcome, CheckResult, Deliver, Instruction, Outcome, Priority, PullRequest, RepoName, Resources,
+    RetryPolicy, Source, TokenUsage,
 };
 use tempfile::TempDir;
 
