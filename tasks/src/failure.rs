@@ -162,7 +162,7 @@ codes! {
     /// The task store cannot take writes: the disk is full or failing.
     StoreUnavailable = "E062", Infrastructure, 5, "Free space on the data directory's disk; nothing that was acknowledged is lost.";
     /// The task store was written by a newer Onramp, and was not touched.
-    StoreNewer = "E064", Configuration, 5, "Run the newer Onramp again, or give this one another --data-dir.";
+    StoreNewer = "E065", Configuration, 5, "Run the newer Onramp again, or give this one another --data-dir.";
     /// The address to listen on cannot be used.
     CannotListen = "E063", Configuration, 5, "Choose another address with [server] listen, or stop the program that uses it.";
     /// The server will not have this worker: another token, or another version of the protocol between them.
