@@ -95,11 +95,12 @@ async fn frozen_while_the_agent_works() -> (Apart, Program, Program, u64) {
     (apart, server, slow, issue)
 }
 
-/// A slow worker is frozen while its request to open the pull request is on the way: that one arrives after somebody else's.
-async fn frozen_while_it_publishes() -> (Apart, Program, Program, u64) {
+/// A slow worker is frozen while its push, or its request to open the pull request, is on the way: that one arrives after
+/// somebody else's.
+async fn frozen_while_it_publishes(path: &str) -> (Apart, Program, Program, u64) {
     let apart = Apart::new().await;
     let server = apart.serve().await;
-    apart.github.fault(Method::POST, "/repos/*/pulls", Fault::HeldThenDone, 1);
+    apart.github.fault(Method::POST, path, Fault::HeldThenDone, 1);
     let slow = apart.worker("slow", SLOW);
     let issue = apart.ask("The answer is wrong").await;
     apart.github.until_held(1, DEADLINE).await;
@@ -118,7 +119,9 @@ async fn thaws_and_writes_nothing((apart, server, slow, issue): (Apart, Program,
 
     slow.signal("CONT");
     apart.github.release();
-    slow.until_said("the lease was lost").await;
+    let heard =
+        async || ["the lease was lost", "the report was refused"].iter().any(|words| slow.said().contains(words));
+    slow.until("word that the lease is lost", heard).await;
     // It is as good as new: the next task is its own.
     let next = apart.ask("The answer is still wrong").await;
     apart.until_published(next).await;
@@ -147,8 +150,12 @@ async fn thaws_and_writes_nothing((apart, server, slow, issue): (Apart, Program,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_frozen_past_its_lease_writes_nothing_when_it_thaws() {
-    let (agent, publish) = tokio::join!(frozen_while_the_agent_works(), frozen_while_it_publishes());
-    tokio::join!(thaws_and_writes_nothing(agent), thaws_and_writes_nothing(publish));
+    let (agent, push, open) = tokio::join!(
+        frozen_while_the_agent_works(),
+        frozen_while_it_publishes("/acme/web.git/git-receive-pack"),
+        frozen_while_it_publishes("/repos/*/pulls"),
+    );
+    tokio::join!(thaws_and_writes_nothing(agent), thaws_and_writes_nothing(push), thaws_and_writes_nothing(open));
 }
 
 /// Kills a worker at the moment when GitHub has done what was asked and the answer is not there yet.
@@ -179,6 +186,33 @@ async fn a_worker_killed_between_an_act_and_its_record_is_followed_by_one_that_d
         killed_between_act_and_record("/repos/*/pulls"),
         killed_between_act_and_record("/repos/*/labels"),
         killed_between_act_and_record("/repos/*/requested_reviewers"),
+    );
+}
+
+/// Kills a server that does its tasks itself at such a moment, and starts it again.
+async fn killed_alone_between_act_and_record(path: &str) {
+    let apart = Apart::new().await;
+    apart.github.fault(Method::POST, path, Fault::DoneThenHeld, 1);
+    let server = apart.serve_alone(QUICK).await;
+    let issue = apart.ask("The answer is wrong").await;
+    apart.github.until_held(1, DEADLINE).await;
+    server.kill();
+    let server = apart.serve_alone(QUICK).await;
+    apart.until_published(issue).await;
+    assert_done_once(&apart, issue, "quick");
+    let tasks = apart.tasks(server).await;
+    assert_eq!((tasks.len(), tasks[0].state.word()), (1, "done"), "{path}");
+    apart.assert_no_secret();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_between_an_act_and_its_record_does_it_once() {
+    tokio::join!(
+        killed_alone_between_act_and_record("/acme/web.git/git-receive-pack"),
+        killed_alone_between_act_and_record("/repos/*/pulls"),
+        killed_alone_between_act_and_record("/repos/*/labels"),
+        killed_alone_between_act_and_record("/repos/*/requested_reviewers"),
+        killed_alone_between_act_and_record("/repos/*/comments"),
     );
 }
 

@@ -67,9 +67,34 @@ impl Apart {
             self.address
         );
         let program = self.start("serve", &config, &["serve"]);
-        let answers = async || tokio::net::TcpStream::connect(self.address).await.is_ok();
-        program.until("answer of the server", answers).await;
+        program.until("answer of the server", async || self.answers().await).await;
         program
+    }
+
+    /// Starts a server that does its tasks itself, with this script as the agent, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn serve_alone(&self, script: &str) -> Program {
+        let listen = format!("[server]\nlisten = \"{}\"\n", self.address);
+        let config = format!("{}{listen}{}", self.common("serve"), self.hands("serve", script));
+        let program = self.start("serve", &config, &["serve"]);
+        program.until("answer of the server", async || self.answers().await).await;
+        program
+    }
+
+    async fn answers(&self) -> bool {
+        tokio::net::TcpStream::connect(self.address).await.is_ok()
+    }
+
+    /// What a process needs to run tasks.
+    fn hands(&self, name: &str, script: &str) -> String {
+        let agents = self.dir.path().join(format!("agents-{name}"));
+        std::fs::create_dir_all(&agents).expect("a folder for the agent");
+        let command = serde_json::to_string(&["/bin/sh", "-c", script]).expect("text is JSON");
+        std::fs::write(agents.join("scripted.toml"), format!("command = {command}\n")).expect("the agent's file");
+        let agents = agents.display();
+        format!("[sandbox]\nbackend = \"namespace\"\n[agent]\ndefault = \"scripted\"\ndir = \"{agents}\"\n")
     }
 
     /// Starts a worker whose agent is this script.
@@ -82,15 +107,7 @@ impl Apart {
     /// # Panics
     /// When its files cannot be written.
     pub fn worker_at(&self, name: &str, script: &str, server: &str) -> Program {
-        let agents = self.dir.path().join(format!("agents-{name}"));
-        std::fs::create_dir_all(&agents).expect("a folder for the agent");
-        let command = serde_json::to_string(&["/bin/sh", "-c", script]).expect("text is JSON");
-        std::fs::write(agents.join("scripted.toml"), format!("command = {command}\n")).expect("the agent's file");
-        let config = format!(
-            "{}[sandbox]\nbackend = \"namespace\"\n[agent]\ndefault = \"scripted\"\ndir = \"{}\"\n",
-            self.common(name),
-            agents.display()
-        );
+        let config = format!("{}{}", self.common(name), self.hands(name, script));
         self.start(name, &config, &["worker", "--name", name, "--server", server])
     }
 
