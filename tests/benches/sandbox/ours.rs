@@ -28,8 +28,10 @@ pub(crate) fn limits() -> Limits {
     Limits { cpus: 1.0, memory_bytes: 512 << 20, pids: 256, disk_bytes: 1 << 30 }
 }
 
-/// The first command: it reads a file that differs between base and task, and one that does not.
-pub(crate) const COMMAND: &str = "cat version.txt dir-000/file-001.txt";
+/// The first command: it reads a file that differs between base and task, and one that does not. A shell does it by itself, so
+/// that the sandbox is measured and not the start of another program in it.
+pub(crate) const COMMAND: &str =
+    "read -r one <version.txt && read -r two <dir-000/file-001.txt && echo \"$one\" && echo \"$two\"";
 pub(crate) const SAID: &str = "task\ncontent of 1\n";
 
 /// A repository at two commits: the one of the base, and the one of the task, a few files apart.

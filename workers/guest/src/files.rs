@@ -55,7 +55,12 @@ fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
         Ok(tree) => tree,
         Err(error) => return refuse_all(&format!("{workspace} cannot be opened: {error}"), outward, asks),
     };
-    while let Ok((channel, ask)) = asks.recv() {
+    // Answers wait for each other while there is more to do: each one alone has a long way to the worker.
+    let mut answers = Vec::new();
+    while let Some((channel, ask)) = next(asks, outward, &mut answers) {
+        if matches!(ask, Ask::Mark | Ask::Changes | Ask::Get { .. }) {
+            outward.write(&mut answers);
+        }
         let answer = match ask {
             Ask::Put => {
                 puts.insert(channel, Put::default());
@@ -76,11 +81,19 @@ fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
             Ask::Get { max_bytes, paths } => get(&tree, &paths, max_bytes, channel, outward).map(|()| true),
         };
         match answer {
-            Ok(true) => outward.send(channel, &ToWorker::Done { value: 0 }),
+            Ok(true) => ToWorker::Done { value: 0 }.encode(channel, &mut answers),
             Ok(false) => {}
-            Err(Refusal { kind, reason }) => outward.send(channel, &ToWorker::Error { kind, reason }),
+            Err(Refusal { kind, reason }) => ToWorker::Error { kind, reason }.encode(channel, &mut answers),
         }
     }
+}
+
+/// What is asked next. Before it is waited for, the answers go out.
+fn next(asks: &Receiver<(u32, Ask)>, outward: &Outward, answers: &mut Vec<u8>) -> Option<(u32, Ask)> {
+    asks.try_recv().ok().or_else(|| {
+        outward.write(answers);
+        asks.recv().ok()
+    })
 }
 
 /// Without a workspace every request has the same answer.

@@ -23,10 +23,19 @@ impl Outward {
     pub(crate) fn send(&self, channel: u32, message: &ToWorker<'_>) {
         let mut bytes = Vec::new();
         message.encode(channel, &mut bytes);
+        self.write(&mut bytes);
+    }
+
+    /// As [`Outward::send`], with frames that are encoded already. Takes them out.
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if stream.write_all(&bytes).is_err() {
+        if stream.write_all(bytes).is_err() {
             crate::serve::end();
         }
+        bytes.clear();
     }
 }
 
