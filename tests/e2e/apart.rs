@@ -139,7 +139,7 @@ async fn thaws_and_writes_nothing((apart, server, slow, issue): (Apart, Program,
     slow.signal("TERM");
     assert!(slow.until_ended().await.success());
     let tasks = apart.tasks(server).await;
-    assert_eq!((tasks[0].attempt, tasks[0].failures, tasks[0].state.word()), (2, 1, "done"));
+    assert_eq!((tasks[0].attempt, tasks[0].crashes, tasks[0].state.word()), (2, 1, "done"));
     assert_eq!((tasks[1].attempt, tasks[1].failures, tasks[1].state.word()), (1, 0, "done"));
     let first = tasks[0].id.to_string();
     let there: Vec<_> =
@@ -248,7 +248,7 @@ async fn a_worker_killed_while_its_agent_works_or_told_twice_to_stop_is_followed
         apart.until_published(issue).await;
         assert_done_once(&apart, issue, "quick");
         let tasks = apart.tasks(server).await;
-        assert_eq!((tasks[0].attempt, tasks[0].failures, tasks[0].state.word()), (2, 1, "done"));
+        assert_eq!((tasks[0].attempt, tasks[0].crashes, tasks[0].state.word()), (2, 1, "done"));
     };
     let told = async {
         let apart = Apart::new().await;

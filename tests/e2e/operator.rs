@@ -72,9 +72,10 @@ async fn an_operator_sees_what_was_asked_what_was_added_and_what_happened_while_
 
     let unknown = self::onramp(&data, &["show", "ffffffff"]);
     assert_eq!(unknown.status.code(), Some(2));
-    onramp.end().await;
+    onramp.drain().await;
     // Where nobody serves, the store is opened for the question.
     assert!(says(&data, &["list"]).contains("queued"));
+    onramp.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,20 +109,22 @@ async fn a_person_who_floods_is_answered_once() {
         config.queue.queued_per_actor = 2;
     });
     let onramp = idle.start().await;
+    let mut issues = Vec::new();
     for n in 1..=6 {
-        onramp.ask(&format!("Wish {n}"), "").await;
+        issues.push(onramp.ask(&format!("Wish {n}"), "").await);
     }
     assert_eq!(onramp.tasks().await.len(), 3, "two that wait, and one that says why there are no more");
     onramp.drain().await;
-    let told: usize = (1..=6).map(|issue| onramp.github.comments(REPO, issue).len()).sum();
-    assert!(told <= 3, "{told} comments");
-    let refused = onramp.github.comments(REPO, 3);
+    let told: usize = issues.iter().map(|issue| onramp.github.comments(REPO, *issue).len()).sum();
+    assert_eq!(told, 3, "one comment for each task, and none for what was refused after");
+    let refused = onramp.github.comments(REPO, issues[2]);
     assert!(refused[0].body.contains("2 tasks waiting"), "{refused:#?}");
     onramp.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_503_and_mends_by_itself() {
+    // A process of its own: that it complains in its log is right.
     let disk = tempfile::tempdir().unwrap();
     let place = disk.path().display().to_string();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs", &place]).status();
@@ -129,13 +132,11 @@ async fn a_full_disk_is_a_503_and_mends_by_itself() {
         println!("SKIPPED: a small disk needs the right to mount one");
         return;
     }
-    let data = disk.path().join("data");
-    let idle = Setup::new(Backend::Namespace).configure(move |config| {
-        config.worker.n_workers = 0;
-        config.data_dir = data;
-    });
-    let onramp = idle.start().await;
-    onramp.ask("Before", "").await;
+    let github = github().await;
+    let served = Served::start(disk.path(), &github, "[worker]\nn_workers = 0\n");
+    let before = github.issue(REPO, "Before", "", "ada");
+    let (status, answer) = github.label(REPO, before, LABEL, "ada").send(served.door).await;
+    assert_eq!(status, 202, "{answer}");
     let filler = disk.path().join("filler");
     // Until nothing more fits, whatever the file system keeps for itself.
     while std::fs::OpenOptions::new()
@@ -145,19 +146,29 @@ async fn a_full_disk_is_a_503_and_mends_by_itself() {
         .and_then(|mut file| std::io::Write::write_all(&mut file, &[7; 4096]))
         .is_ok()
     {}
-    let issue = onramp.github.issue(REPO, "Meanwhile", &"x".repeat(60_000), "eve");
-    let delivery = onramp.github.label(REPO, issue, LABEL, "ada");
+    let issue = github.issue(REPO, "Meanwhile", &"x".repeat(60_000), "ada");
+    let delivery = github.label(REPO, issue, LABEL, "ada");
     for _ in 0..3 {
-        let (status, answer) = onramp.deliver(&delivery).await;
+        let (status, answer) = delivery.clone().send(served.door).await;
         assert_eq!(status, 503, "{answer}");
     }
     std::fs::remove_file(&filler).unwrap();
-    let (status, answer) = onramp.deliver(&delivery).await;
+    let (status, answer) = delivery.send(served.door).await;
     assert_eq!(status, 202, "{answer}");
-    assert_eq!(onramp.tasks().await.len(), 2);
-    drop(onramp);
+    let listed: Value = serde_json::from_str(&says(&disk.path().join("data"), &["list", "--json"])).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    drop(served);
     let unmounted = Command::new("umount").args(["-l", &place]).status();
     assert!(unmounted.unwrap().success());
+}
+
+/// A GitHub with the repository, and with people who may.
+async fn github() -> GitHub {
+    let github = GitHub::start().await;
+    github.repository(REPO, &[(".onramp.toml", "version = 1\n[[check]]\nname = \"ok\"\ncommand = \"true\"\n")]);
+    github.user("ada", 7).permission(REPO, "ada", Permission::Write);
+    github.user("onramp-bot", 99).permission(REPO, "onramp-bot", Permission::Write);
+    github
 }
 
 /// `onramp serve` as a process of its own, with an agent that does not end by itself.
@@ -168,14 +179,14 @@ struct Served {
 }
 
 impl Served {
-    fn start(dir: &Path, github: &GitHub) -> Self {
+    fn start(dir: &Path, github: &GitHub, more: &str) -> Self {
         let agents = dir.join("agents");
         std::fs::create_dir_all(&agents).unwrap();
         let agent = "command = [\"/bin/sh\", \"-c\", \"exec sleep 600\"]\nprompt = \"stdin\"\nevents = \"plain\"\ninstall = \"It is there.\"\n";
         std::fs::write(agents.join("sleeper.toml"), agent).unwrap();
         let config = format!(
             "data_dir = \"{data}\"\n[server]\nlisten = \"127.0.0.1:0\"\n[github]\napi_url = \"{api}\"\ngit_url = \"{git}\"\n\
-             label = \"{LABEL}\"\n[agent]\ndefault = \"sleeper\"\ndir = \"{agents}\"\n",
+             label = \"{LABEL}\"\n[agent]\ndefault = \"sleeper\"\ndir = \"{agents}\"\n{more}",
             data = dir.join("data").display(),
             api = github.api_url(),
             git = github.git_url(),
@@ -229,12 +240,9 @@ impl Drop for Served {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_signal_drains_the_second_gives_back_and_another_instance_harms_nothing() {
-    let github = GitHub::start().await;
-    github.repository(REPO, &[(".onramp.toml", "version = 1\n[[check]]\nname = \"ok\"\ncommand = \"true\"\n")]);
-    github.user("ada", 7).permission(REPO, "ada", Permission::Write);
-    github.user("onramp-bot", 99).permission(REPO, "onramp-bot", Permission::Write);
+    let github = github().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut served = Served::start(dir.path(), &github);
+    let mut served = Served::start(dir.path(), &github, "");
     let data = dir.path().join("data");
 
     let second = Served::command(dir.path(), "x").output().unwrap();

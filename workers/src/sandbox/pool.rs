@@ -160,7 +160,11 @@ impl Sandboxes {
     /// As [`Sandboxes::open`] and [`Sandbox::update`].
     pub async fn open_at(self: &Arc<Self>, spec: &SandboxSpec, update: &Update) -> Result<Sandbox, SandboxError> {
         if update.is_empty() {
-            return self.open(spec).await;
+            let sandbox = self.open(spec).await?;
+            if !sandbox.is_marked() {
+                sandbox.mark().await?;
+            }
+            return Ok(sandbox);
         }
         self.expect(spec);
         while let Some(sandbox) = self.claim(spec) {
