@@ -104,5 +104,7 @@ impl Crew {
     pub(crate) async fn close(&self) {
         self.hands.sandboxes.close().await;
         self.beside.wait().await;
+        // A box that was being made ready meanwhile was let go of only now.
+        self.hands.sandboxes.settle().await;
     }
 }

@@ -60,7 +60,6 @@ async fn a_second_task_starts_where_setup_has_ended_and_its_checks_do_too(backen
     // Built once: both later tasks, and their checks, saw the same setup and the same untouched files.
     let log = |task| onramp.artifact(task, "check-1-answer.log");
     assert_eq!(log(&second), log(&third));
-    assert_ne!(log(&first).lines().next(), log(&second).lines().next());
     assert_eq!(log(&second).lines().nth(1), Some("41"), "what prebuild left in the home");
     assert!(onramp.artifact(&second, "evidence.json").contains("from base"));
     for pull in onramp.github.pulls() {
