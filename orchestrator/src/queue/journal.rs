@@ -379,7 +379,7 @@ impl Walk {
     ///
     /// It cannot when the record itself is whole (somebody changed the chain), or when a whole record of a later group
     /// follows: groups are written one after the other was made durable. Records of the *same* group prove nothing,
-    /// since the disk may have kept the later page and lost the earlier one, unless the group is known to be durable.
+    /// since the disk may have kept the later page and lost the earlier one. What the index has was durable before.
     pub(super) fn may_be_torn(&self, damage: &Damage, durable: u64) -> Result<bool, JournalError> {
         let mut file = File::open(&damage.segment)?;
         file.seek(SeekFrom::Start(damage.offset))?;
@@ -388,10 +388,8 @@ impl Walk {
         if frame::decode(&rest).is_ok() {
             return Ok(false);
         }
-        Ok(match frame::newest_group_in(&rest[1..], damage.sequence) {
-            None => true,
-            Some(group) => group <= damage.sequence && damage.sequence > durable,
-        })
+        let follows = frame::newest_group_in(&rest[1..], damage.sequence);
+        Ok(damage.sequence > durable && follows.is_none_or(|group| group <= damage.sequence))
     }
 }
 

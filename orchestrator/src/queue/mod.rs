@@ -126,11 +126,17 @@ impl Queue {
                 return Err(store_failure(dir, error.into()));
             }
         };
-        if journal.head().sequence == 0 && durable > 0 {
-            let message =
-                format!("The journal in {} is gone, and the index knows {durable} records of it", dir.display());
-            return Err(Failure::new(Code::StoreDamaged, message)
-                .next("Put the journal back from a copy of the data directory."));
+        let last = journal.head().sequence;
+        if last < durable {
+            index::close(opened);
+            let message = format!(
+                "The journal in {} ends at record {last}, and the index knows {durable} records of it",
+                dir.display()
+            );
+            return Err(Failure::new(Code::StoreDamaged, message).next(
+                "Put the journal back from a copy of the data directory; or, to go on without those records, move the \
+                 directory index away.",
+            ));
         }
         let index = commit::open_index(&files, Some(opened), &journal.marks(), journal.head())
             .map_err(|error| store_failure(dir, error))?;

@@ -367,20 +367,41 @@ async fn a_last_record_that_is_cut_short_is_cut_off_and_the_rest_stays() {
     let end = fs::metadata(journal_file(room.dir.path())).unwrap().len();
     room.enqueue(nth(2)).await;
     let whole = fs::read(journal_file(room.dir.path())).unwrap();
-    for (cut, without_index) in [(end + 1, true), (end + 80, true), (end + 80, false), (whole.len() as u64 - 1, false)]
-    {
+    for cut in [end + 1, end + 80, whole.len() as u64 - 1] {
         room = room
             .reopened(|dir| {
                 fs::write(journal_file(dir), &whole[..cut as usize]).unwrap();
-                if without_index {
-                    fs::remove_dir_all(dir.join("index")).unwrap();
-                }
+                fs::remove_dir_all(dir.join("index")).unwrap();
             })
             .await;
         assert_eq!(room.all().await, before, "cut at {cut}");
         assert_eq!(fs::metadata(journal_file(room.dir.path())).unwrap().len(), end);
         assert!(matches!(room.queue.enqueue(nth(2)).await.unwrap(), Received::New(_)));
     }
+}
+
+#[tokio::test]
+async fn an_end_that_the_index_knows_was_durable_and_is_not_cut_off_unseen() {
+    let room = Room::new();
+    room.enqueue(nth(1)).await;
+    let end = fs::metadata(journal_file(room.dir.path())).unwrap().len();
+    room.enqueue(nth(2)).await;
+    room.queue.shutdown().await;
+    let file = journal_file(room.dir.path());
+    let whole = fs::read(&file).unwrap();
+    for (cut, told) in [(end, "ends at record 1"), (end + 80, "record 2 at byte")] {
+        fs::write(&file, &whole[..cut as usize]).unwrap();
+        let failure = Queue::open(room.dir.path(), room.clock.options()).err().expect("a record is missing");
+        assert_eq!(failure.code, Code::StoreDamaged);
+        assert!(failure.message.contains(told), "{}", failure.message);
+        assert!(room.dir.path().join("index").exists(), "it is what knows");
+        assert_eq!(fs::metadata(&file).unwrap().len(), cut, "it was not touched");
+    }
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(
+        Queue::open(room.dir.path(), room.clock.options()).unwrap().list(TaskFilter::default()).await.unwrap().len(),
+        2
+    );
 }
 
 #[tokio::test]
