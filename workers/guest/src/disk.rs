@@ -10,7 +10,7 @@
 use std::{
     collections::HashSet,
     ffi::{CStr, CString},
-    io::{self, PipeReader, PipeWriter, Write},
+    io::{self, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -60,6 +60,9 @@ struct State {
     is_awake: bool,
     /// How often nearly all processes that may be there were there.
     n_crowded: u64,
+    /// How often everything inside was ended since too much was written. What was seen before that is not held against
+    /// whoever makes room after it.
+    n_ended: u64,
 }
 
 impl Watch {
@@ -81,6 +84,13 @@ impl Watch {
             self.shared.lock().is_awake = is_awake;
             self.shared.changed.notify_one();
         }
+    }
+
+    /// Everything inside was ended: what comes next has a while to make room.
+    pub(crate) fn start_over(&mut self) {
+        let mut state = self.shared.lock();
+        state.n_ended += 1;
+        while self.alarm.read(&mut [0; 64]).is_ok_and(|n| n > 0) {}
     }
 
     /// How often the sandbox was found full of processes.
@@ -112,11 +122,16 @@ impl Watcher {
     fn run(mut self) {
         let free_at_start = self.scale.free_bytes();
         let (mut looked_at, mut took, mut free_then) = (Instant::now(), Duration::ZERO, free_at_start);
+        let mut n_ended = 0;
         loop {
             if self.sleep_until_awake() {
                 looked_at = Instant::now();
             }
             thread::sleep(TICK);
+            let n_ended_now = self.shared.lock().n_ended;
+            if std::mem::replace(&mut n_ended, n_ended_now) != n_ended_now {
+                (looked_at, free_then) = (Instant::now(), self.scale.free_bytes());
+            }
             if self.crowd < u64::MAX && n_processes().saturating_add(UNLISTED) >= self.crowd {
                 self.shared.lock().n_crowded += 1;
             }
@@ -134,10 +149,16 @@ impl Watcher {
             looked_at = Instant::now();
             // What hides how much it holds is believed to hold what nothing else explains.
             let hidden = if found.is_hidden { fell.saturating_sub(found.bytes) } else { 0 };
-            if found.bytes.max(hidden) > self.limit && self.bell.write_all(&[1]).is_err() {
+            if found.bytes.max(hidden) > self.limit && self.ring(n_ended).is_err() {
                 return;
             }
         }
+    }
+
+    /// Unless everything was ended while it looked.
+    fn ring(&mut self, n_ended: u64) -> io::Result<()> {
+        let state = self.shared.lock();
+        if state.n_ended == n_ended { self.bell.write_all(&[1]) } else { Ok(()) }
     }
 
     /// True when it slept.

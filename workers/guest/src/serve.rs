@@ -392,10 +392,12 @@ impl Guest {
 
     /// Ends everything inside, so that the commands are known to have ended by this.
     fn too_much_written(&mut self) {
-        while self.watch.as_mut().is_some_and(|watch| watch.alarm.read(&mut self.buffer[..]).is_ok_and(|n| n > 0)) {}
         self.commands.values_mut().for_each(Running::wrote_too_much);
         if sys::kill_everybody() {
             self.killing.push((None, Instant::now() + KILL_LIMIT));
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.start_over();
         }
     }
 

@@ -43,6 +43,8 @@ const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// One with another guest may still be of use to a process of another version.
 const OLD_FOR_OTHERS: Duration = Duration::from_secs(24 * 3600);
 
+/// How often the engine is asked to remove what one was made with: for about ten seconds. The sweep does it otherwise.
+const REMOVALS: u32 = 9;
 /// Longer than making one takes.
 const MAKING: Duration = Duration::from_secs(10 * 60);
 
@@ -182,7 +184,16 @@ async fn make(engine: &Docker, image: &str, scope: &str, tag: &str) -> Result<St
     call(engine.create_container(Some(options), body)).await?;
     let made = fill_and_commit(engine, &name, scope, tag).await;
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    call(engine.remove_container(&name, Some(options))).await?;
+    for attempt in 1..=REMOVALS {
+        match call(engine.remove_container(&name, Some(options.clone()))).await {
+            Err(error) if error.status() != Some(404) && attempt < REMOVALS => {
+                // An engine that is being restarted.
+                tracing::debug!(name, attempt, %error, "what an image was made with stays");
+                tokio::time::sleep(Duration::from_millis(250) * attempt).await;
+            }
+            _ => break,
+        }
+    }
     made
 }
 
