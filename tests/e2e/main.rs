@@ -9,6 +9,7 @@ mod door;
 mod gpu;
 mod once;
 mod operator;
+mod planted;
 mod queue_faults;
 mod real_agent;
 mod road;

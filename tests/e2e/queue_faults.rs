@@ -28,6 +28,16 @@ fn a_fault_at_any_system_call_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
+fn a_file_whose_sync_failed_is_never_used_again() {
+    survives(&["calls", "4", "fdatasync"]);
+}
+
+#[test]
+fn nothing_is_acknowledged_before_it_was_synced() {
+    survives(&["order", "40"]);
+}
+
+#[test]
 fn no_flipped_bit_and_no_cut_goes_unnoticed() {
     survives(&["flips", "60"]);
 }

@@ -136,6 +136,30 @@ fn names(line: &str, what: &str) -> bool {
     line.match_indices(what).any(|(at, _)| !line[..at].ends_with(is_part_of_name))
 }
 
+/// A comparison that ends at the first difference tells in its time how much of a guess is right. No test of behaviour sees
+/// that, so the only comparison that there is may be the one of the library.
+#[test]
+fn what_proves_who_somebody_is_is_compared_by_the_library() {
+    for (path, n_proofs) in [("webhooks/src/github/signature.rs", 1), ("orchestrator/src/remote/access.rs", 1)] {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        let code: Vec<_> = before_tests(&text).map(|(_, line)| line).filter(|line| !line.contains("//")).collect();
+        let proofs = code.iter().filter(|line| line.contains(".verify_slice(")).count();
+        assert_eq!(proofs, n_proofs, "{path} proves in another way");
+        // A digest may be kept to be verified against later, and never compared.
+        let compares = |line: &&&str| line.contains("==") || line.contains("!=") || line.contains(".eq(");
+        let secret = ["finalize", "into_bytes", "digest", "token", "signature", "expose_secret"];
+        let own: Vec<_> =
+            code.iter().filter(compares).filter(|line| secret.iter().any(|word| line.contains(word))).collect();
+        assert!(own.is_empty(), "{path} compares by itself: {own:#?}");
+    }
+    let same = std::fs::read_to_string(root().join("workers/src/egress/models.rs")).unwrap();
+    assert_eq!(
+        same.matches("self.token").count(),
+        same.matches("self.token.as_bytes())").count(),
+        "only `same` sees it"
+    );
+}
+
 #[test]
 fn a_file_tells_one_story_of_at_most_500_lines_before_its_tests() {
     let lengths = files(".rs").into_iter().map(|(path, text)| (path, before_tests(&text).count()));

@@ -43,12 +43,12 @@ struct Ran {
     ended_well: bool,
 }
 
-pub(crate) async fn run(every: u64) -> Vec<String> {
+pub(crate) async fn run(every: u64, only: Option<&str>) -> Vec<String> {
     let mut problems = Vec::new();
     let dir = TempDir::new().expect("a directory");
     for phase in [Phase::Open, Phase::Rebuild, Phase::Work] {
         match scene(phase, dir.path()).await {
-            Ok(scene) => problems.extend(enumerate(&scene, every.max(1)).await),
+            Ok(scene) => problems.extend(enumerate(&scene, every.max(1), only).await),
             Err(problem) => problems.push(problem),
         }
     }
@@ -85,7 +85,7 @@ async fn scene(phase: Phase, dir: &Path) -> Result<Scene, String> {
     Ok(Scene { phase, template, ledger })
 }
 
-async fn enumerate(scene: &Scene, every: u64) -> Vec<String> {
+async fn enumerate(scene: &Scene, every: u64, only: Option<&str>) -> Vec<String> {
     let started = std::time::Instant::now();
     let work = TempDir::new().expect("a directory");
     let store = work.path().join("queue");
@@ -97,7 +97,7 @@ async fn enumerate(scene: &Scene, every: u64) -> Vec<String> {
     let points: BTreeSet<_> = trace::points(&log).into_iter().collect();
     let paths = trace::paths(&log, &store);
     let mut most: BTreeMap<&str, u64> = BTreeMap::new();
-    for (_, name, n) in &points {
+    for (_, name, n) in points.iter().filter(|(_, name, _)| only.is_none_or(|only| only == name)) {
         let most = most.entry(name).or_default();
         *most = (*most).max(*n);
     }

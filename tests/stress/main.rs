@@ -2,7 +2,8 @@
 //!
 //! - `kills [N]`: a process under load is killed N times (1000), and the store is opened again each time.
 //! - `calls [EVERY]`: one fault at each system call of open, rebuild, commit, rotation and checkpoint: a kill, EIO, ENOSPC.
-//!   With EVERY, only at each so-manieth. Needs `strace`.
+//!   With EVERY, only at each so-manieth; `calls EVERY NAME`: only at the calls of that name. Needs `strace`.
+//! - `order [N]`: N (40) tasks, and what was synced when each of them was acknowledged. Needs `strace`.
 //! - `flips [N]`: N (1000) seeded bit flips and cuts, one at a time, over all files of a store.
 //!
 //! Each prints what it found and ends with exit code 1 when anything was lost, doubled, silent, or did not open.
@@ -11,6 +12,7 @@ mod calls;
 mod child;
 mod flips;
 mod kills;
+mod order;
 mod store;
 mod trace;
 
@@ -27,10 +29,11 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some("kills") => runtime.block_on(kills::run(number(1000))),
-        Some("calls") => runtime.block_on(calls::run(number(1))),
+        Some("calls") => runtime.block_on(calls::run(number(1), arguments.get(2).map(String::as_str))),
+        Some("order") => runtime.block_on(order::run(number(40))),
         Some("flips") => runtime.block_on(flips::run(number(1000))),
         _ => {
-            eprintln!("usage: queue-stress kills [N] | calls [EVERY] | flips [N]");
+            eprintln!("usage: queue-stress kills [N] | calls [EVERY [NAME]] | order [N] | flips [N]");
             return ExitCode::from(2);
         }
     };

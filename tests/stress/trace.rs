@@ -46,6 +46,18 @@ pub(crate) fn attach(pid: u32, log: &Path, fault: Option<(Fault, &str, u64)>, pa
             strace.args(["-e", "trace=%file,%desc,ftruncate,fdatasync,fsync,sync_file_range"]);
         }
     }
+    started(strace, pid)
+}
+
+/// Starts to trace with all that is written, for whoever wants to know what was synced.
+pub(crate) fn attach_whole(pid: u32, log: &Path) -> Child {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-y", "-s", "100000", "-o"]).arg(log).args(["-p", &pid.to_string()]);
+    strace.args(["-e", "trace=write,fdatasync,fsync,rename,renameat,renameat2"]);
+    started(strace, pid)
+}
+
+fn started(mut strace: Command, pid: u32) -> Child {
     let strace = strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
     let strace = strace.expect("strace is there: tests/bring-up.sh installs it");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -106,19 +118,49 @@ pub(crate) fn paths(log: &Path, below: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a file whose fsync failed was synced again through the same handle.
+/// Whether a file whose fsync failed was synced again before it was opened anew: another handle of the same opening, or the
+/// same one, would only say that what is lost was never written.
 pub(crate) fn synced_again_after_failure(log: &Path) -> bool {
     let mut failed: Option<String> = None;
     for (_, name, rest) in calls(log) {
-        let handle = rest.split(['>', ',', ')']).next().unwrap_or_default().to_owned();
+        let file = rest.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
         match (name.as_str(), &failed) {
-            ("fdatasync" | "fsync", Some(bad)) if *bad == handle => return true,
-            ("close", Some(bad)) if *bad == handle => failed = None,
-            ("fdatasync" | "fsync", None) if rest.contains("INJECTED") && handle.contains("/journal/") => {
-                failed = Some(handle);
+            ("fdatasync" | "fsync", Some(bad)) if *bad == file => return true,
+            ("openat", Some(bad)) if rest.contains(&format!("\"{bad}\"")) => failed = None,
+            ("fdatasync" | "fsync", None) if rest.contains("INJECTED") && file.contains("/journal/") => {
+                failed = Some(file);
             }
             _ => {}
         }
     }
     false
+}
+
+/// The beginning or the end of a call. One that nothing came between has both.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) thread: u32,
+    pub(crate) name: String,
+    pub(crate) begins: bool,
+    /// Of its beginning; with the result, where that is on the same line.
+    pub(crate) arguments: String,
+}
+
+/// All beginnings and ends, in their order.
+pub(crate) fn events(log: &Path) -> Vec<Event> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let mut events = Vec::new();
+    for line in text.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let (Ok(thread), rest) = (thread.parse(), rest.trim_start()) else { continue };
+        if let Some(name) = rest.strip_prefix("<... ").and_then(|rest| rest.split(' ').next()) {
+            events.push(Event { thread, name: name.to_owned(), begins: false, arguments: String::new() });
+        } else if let Some((name, arguments)) = rest.split_once('(') {
+            let whole = !arguments.ends_with("<unfinished ...>");
+            let event = |begins| Event { thread, name: name.to_owned(), begins, arguments: arguments.to_owned() };
+            events.push(event(true));
+            events.extend(whole.then(|| event(false)));
+        }
+    }
+    events
 }

@@ -29,6 +29,8 @@ struct Held {
     queue: Arc<dyn WorkQueue>,
     lease: Lease,
     cancel: CancellationToken,
+    /// [`FRESH`].
+    fresh: Duration,
     /// Something may have been written: who asks for a stop now comes too late.
     passed: AtomicBool,
 }
@@ -41,7 +43,7 @@ impl Fence {
 
     /// For an attempt under a lease. `cancel` ends the waiting for a queue that does not answer.
     pub fn of(queue: Arc<dyn WorkQueue>, lease: Lease, cancel: CancellationToken) -> Self {
-        Self(Some(Arc::new(Held { queue, lease, cancel, passed: AtomicBool::new(false) })))
+        Self(Some(Arc::new(Held { queue, lease, cancel, fresh: FRESH, passed: AtomicBool::new(false) })))
     }
 
     /// Returns when the queue has just said that the lease is alive.
@@ -54,7 +56,7 @@ impl Fence {
         loop {
             let asked_at = Instant::now();
             match held.queue.renew(&held.lease, Stage::Publishing).await {
-                Ok(_) if asked_at.elapsed() > FRESH => continue,
+                Ok(_) if asked_at.elapsed() > held.fresh => continue,
                 Ok(Renewal::CancelRequested(_)) if !held.passed.load(Ordering::Relaxed) => return Err(stopped()),
                 Ok(_) => {
                     held.passed.store(true, Ordering::Relaxed);
@@ -98,7 +100,7 @@ impl fmt::Debug for Fence {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
@@ -146,6 +148,17 @@ mod tests {
         Err(QueueError::StaleLease { task: TaskId::from_bytes([1; 16]), attempt: 1 })
     }
 
+    /// Later than it may be.
+    fn late() -> Result<Renewal, QueueError> {
+        std::thread::sleep(Duration::from_millis(20));
+        held()
+    }
+
+    /// Of an attempt whose lease is another's by now.
+    pub(crate) fn lost_lease() -> Fence {
+        fence(vec![stale]).0
+    }
+
     fn fence(answers: Vec<Answer>) -> (Fence, CancellationToken) {
         let cancel = CancellationToken::new();
         let lease =
@@ -159,6 +172,15 @@ mod tests {
         fence.confirm().await.unwrap();
         assert_eq!(fence.confirm().await.unwrap_err().code, Code::WorkerLost);
         Fence::open().confirm().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_long_on_its_way_counts_for_nothing() {
+        let (Fence(held), _) = fence(vec![late, stale]);
+        let mut held = Arc::into_inner(held.unwrap()).unwrap();
+        held.fresh = Duration::from_millis(10);
+        let fence = Fence(Some(Arc::new(held)));
+        assert_eq!(fence.confirm().await.unwrap_err().code, Code::WorkerLost);
     }
 
     #[tokio::test]

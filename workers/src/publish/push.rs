@@ -271,9 +271,13 @@ mod tests {
         }
 
         async fn push(&self) -> Result<CommitSha, Failure> {
+            self.push_behind(Fence::open()).await
+        }
+
+        async fn push_behind(&self, fence: Fence) -> Result<CommitSha, Failure> {
             let (remote, wanted) = (self.remote.clone(), self.push.clone());
             let call = Call::new(remote.token.clone(), PUSH_TIMEOUT);
-            self.mirror.read(move |repo| push(repo, &remote, &wanted, &Fence::open(), &call)).await
+            self.mirror.read(move |repo| push(repo, &remote, &wanted, &fence, &call)).await
         }
 
         fn at_forge(&self, args: &[&str]) -> String {
@@ -341,6 +345,14 @@ mod tests {
             assert_eq!(road.head(), second.as_str());
             assert_eq!(road.at_forge(&["rev-parse", &format!("{second}^")]), road.push.base.as_str());
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_pushed_without_the_lease() {
+        let road = Road::new(with_token()).await;
+        let failure = road.push_behind(crate::fence::tests::lost_lease()).await.unwrap_err();
+        assert_eq!(failure.code, Code::WorkerLost);
+        assert!(road.at_forge(&["branch", "--list", "onramp/*"]).is_empty());
     }
 
     #[tokio::test]

@@ -11,21 +11,28 @@ use super::{
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Enqueue { key: u8, actor: u64, repo: usize, issue: u64 },
+    EnqueueAtOnce { key: u8, actor: u64, repo: usize, issue: u64 },
     Lease { worker: u8 },
+    LeaseAtOnce,
+    Pretend { lease: usize, what: u8 },
     Renew { lease: usize, publishing: bool },
     Report { lease: usize, what: u8 },
     Cancel { task: usize },
     Requeue { task: usize },
-    Merge { key: u8, task: usize },
+    PullRequest { key: u8, task: usize, what: u8 },
+    Read,
     Withdraw { key: u8, repo: usize, issue: u64 },
     Sweep,
     ReleaseWorker { worker: u8 },
     Wait { seconds: i64 },
     Restart { without_index: bool, jump_s: i64 },
     Kill { torn: u8, jump_s: i64 },
+    KillInWrite { op: Box<Op>, cut: u16, fill: Option<u8>, jump_s: i64 },
+    FullDisk { key: u8, repo: usize, issue: u64 },
 }
 
-pub(super) fn op() -> impl Strategy<Value = Op> {
+/// What is one record, so that it is either there or not.
+fn one_record() -> impl Strategy<Value = Op> {
     let which = 0..1000usize;
     prop_oneof![
         8 => (0..40u8, 1..3u64, 0..3usize, 1..6u64)
@@ -34,14 +41,29 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         3 => (which.clone(), any::<bool>()).prop_map(|(lease, publishing)| Op::Renew { lease, publishing }),
         5 => (which.clone(), 0..5u8).prop_map(|(lease, what)| Op::Report { lease, what }),
         2 => which.clone().prop_map(|task| Op::Cancel { task }),
-        2 => which.clone().prop_map(|task| Op::Requeue { task }),
-        2 => (0..5u8, which).prop_map(|(key, task)| Op::Merge { key, task }),
+        2 => which.prop_map(|task| Op::Requeue { task }),
+    ]
+}
+
+pub(super) fn op() -> impl Strategy<Value = Op> {
+    let which = 0..1000usize;
+    prop_oneof![
+        26 => one_record(),
+        2 => (0..40u8, 1..3u64, 0..3usize, 1..6u64)
+            .prop_map(|(key, actor, repo, issue)| Op::EnqueueAtOnce { key, actor, repo, issue }),
+        1 => Just(Op::LeaseAtOnce),
+        1 => (which.clone(), 0..5u8).prop_map(|(lease, what)| Op::Pretend { lease, what }),
+        3 => (0..8u8, which, 0..3u8).prop_map(|(key, task, what)| Op::PullRequest { key, task, what }),
+        1 => Just(Op::Read),
         1 => (0..5u8, 0..3usize, 1..4u64).prop_map(|(key, repo, issue)| Op::Withdraw { key, repo, issue }),
         2 => Just(Op::Sweep),
         1 => (0..3u8).prop_map(|worker| Op::ReleaseWorker { worker }),
         3 => (1..30i64).prop_map(|seconds| Op::Wait { seconds }),
         1 => (any::<bool>(), jump()).prop_map(|(without_index, jump_s)| Op::Restart { without_index, jump_s }),
         1 => (any::<u8>(), jump()).prop_map(|(torn, jump_s)| Op::Kill { torn, jump_s }),
+        1 => (one_record(), any::<u16>(), any::<Option<u8>>(), jump())
+            .prop_map(|(op, cut, fill, jump_s)| Op::KillInWrite { op: Box::new(op), cut, fill, jump_s }),
+        1 => (0..40u8, 0..3usize, 1..6u64).prop_map(|(key, repo, issue)| Op::FullDisk { key, repo, issue }),
     ]
 }
 
@@ -56,6 +78,7 @@ pub(super) enum At {
     Running { worker: u8, until: Timestamp, publishing: bool },
     Open,
     Merged,
+    Closed,
     NoChanges,
     Failed,
     Cancelled,
@@ -112,7 +135,7 @@ impl Known {
             At::Queued { .. } => self.at = At::Cancelled,
             At::Running { .. } => self.cancelling = true,
             At::Cancelled => {}
-            At::Open | At::Merged | At::NoChanges | At::Failed => return false,
+            At::Open | At::Merged | At::Closed | At::NoChanges | At::Failed => return false,
         }
         true
     }
@@ -125,6 +148,7 @@ impl Known {
             At::Running { publishing: true, .. } => "publishing",
             At::Open => "done",
             At::Merged => "merged",
+            At::Closed => "closed",
             At::NoChanges => "no_changes",
             At::Failed => "failed",
             At::Cancelled => "stopped",

@@ -229,12 +229,16 @@ fn actor(login: &str, id: u64) -> Actor {
 
 /// Opens the pull request that all these tests open, with this text.
 async fn open(forge: &GitHubForge, body: &str) -> Result<PullRequest, Failure> {
+    open_behind(forge, body, &Fence::open()).await
+}
+
+async fn open_behind(forge: &GitHubForge, body: &str, fence: &Fence) -> Result<PullRequest, Failure> {
     let (repo, branch, base) = (repo(), "onramp/12-fix-a1".parse().unwrap(), "trunk".parse().unwrap());
     let head: CommitSha = "a".repeat(40).parse().unwrap();
     let (labels, reviewers) = (["onramp".to_owned()], ["ada".to_owned()]);
     let new = NewPullRequest {
         repo: &repo,
-        fence: &Fence::open(),
+        fence,
         branch: &branch,
         head: &head,
         base: &base,
@@ -330,6 +334,18 @@ async fn a_pull_request_that_never_gets_an_answer_is_left_for_later() {
     assert_eq!(github.n_calls(&Method::POST, "/web/pulls"), WRITES);
     // Before each of them, and after the first, it was looked for.
     assert_eq!(github.n_calls(&Method::GET, "/web/pulls"), WRITES);
+}
+
+#[tokio::test]
+async fn nothing_is_opened_or_edited_without_the_lease() {
+    let github = GitHub::start().await;
+    let lost = crate::fence::tests::lost_lease();
+    assert_eq!(open_behind(&github.forge(), "Because.", &lost).await.unwrap_err().code, Code::WorkerLost);
+    assert!(github.world().pulls.is_empty());
+    open(&github.forge(), "Because.").await.unwrap();
+    let before = github.world().pulls.clone();
+    assert_eq!(open_behind(&github.forge(), "Otherwise.", &lost).await.unwrap_err().code, Code::WorkerLost);
+    assert_eq!(github.world().pulls, before);
 }
 
 #[tokio::test]
