@@ -110,7 +110,7 @@ fn all_at_once(scratch: &Scratch, mutants: &[&Mutant]) -> Vec<Row> {
     if let Err(note) = scratch.plant(mutants, true) {
         return mutants.iter().map(|mutant| row(Verdict::DidNotApply, mutant, note.clone())).collect();
     }
-    let built = scratch.build();
+    let built = scratch.build_for(SUITE);
     if !built.ok {
         println!("{}", errors(&built.output));
         return mutants.iter().map(|mutant| row(Verdict::DidNotBuild, mutant, "see above".into())).collect();
@@ -143,15 +143,11 @@ fn one(scratch: &Scratch, mutant: &Mutant, suite: bool) -> Row {
     if let Err(note) = scratch.plant(&[mutant], false) {
         return row(Verdict::DidNotApply, mutant, note);
     }
-    let built = scratch.build();
-    let row = match built.ok {
+    let test = if suite { SUITE } else { &mutant.test };
+    let built = scratch.build_for(test);
+    match built.ok {
         false => row(Verdict::DidNotBuild, mutant, errors(&built.output)),
-        true if suite => verdict(mutant, scratch.test(SUITE, None, SUITE_LIMIT_S)),
-        true => verdict(mutant, scratch.test(&mutant.test, None, LIMIT_S)),
-    };
-    match scratch.plant(&[], false) {
-        Ok(()) => row,
-        Err(note) => Row { note, ..row },
+        true => verdict(mutant, scratch.test(test, None, if suite { SUITE_LIMIT_S } else { LIMIT_S })),
     }
 }
 

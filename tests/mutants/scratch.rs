@@ -10,6 +10,8 @@ use std::{
 
 use crate::planted::{Mutant, VARIABLE, planted};
 
+const BUILD_LIMIT_S: u64 = 3600;
+
 pub(crate) struct Scratch {
     root: PathBuf,
     tree: PathBuf,
@@ -27,16 +29,21 @@ pub(crate) struct Ended {
 }
 
 impl Scratch {
-    /// Brings the copy up to date with the working tree. What is the same is not touched, so that cargo builds little.
+    /// The place for it.
     pub(crate) fn new(root: &Path) -> io::Result<Self> {
         let dir = root.join("target/mutants");
         let scratch = Self { root: root.to_owned(), tree: dir.join("tree"), target: dir.join("target") };
         fs::create_dir_all(&scratch.tree)?;
-        scratch.plant(&[], false).map_err(io::Error::other)?;
+        fs::create_dir_all(&scratch.target)?;
+        let agents = scratch.target.join("test-agents");
+        if fs::symlink_metadata(&agents).is_err() {
+            std::os::unix::fs::symlink(root.join("target/test-agents"), agents)?;
+        }
         Ok(scratch)
     }
 
-    /// Makes the copy the working tree with these bugs in it, and no others.
+    /// Makes the copy the working tree with these bugs in it, and no others. What is the same is not touched, so that cargo
+    /// builds little.
     pub(crate) fn plant(&self, mutants: &[&Mutant], switched: bool) -> Result<(), String> {
         let mut by_file: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
         for mutant in mutants {
@@ -90,13 +97,19 @@ impl Scratch {
         Ok(())
     }
 
-    /// Builds all tests and programs.
-    pub(crate) fn build(&self) -> Ended {
-        let tests = self.cargo(&["test", "--workspace", "--no-run"], None, 3600);
-        if !tests.ok {
+    /// Builds what these tests need: themselves, and the programs where they start some.
+    pub(crate) fn build_for(&self, arguments: &str) -> Ended {
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let (named, only_lib) = match words[..] {
+            ["--lib", ..] => (&words[..1], true),
+            ["--test", _, ..] => (&words[..2], false),
+            _ => (&words[..0], false),
+        };
+        let tests = self.cargo(&[&["test", "--workspace", "--no-run"], named].concat(), None, BUILD_LIMIT_S);
+        if !tests.ok || only_lib {
             return tests;
         }
-        self.cargo(&["build", "--workspace", "--bins"], None, 3600)
+        self.cargo(&["build", "--workspace", "--bins"], None, BUILD_LIMIT_S)
     }
 
     /// Runs `cargo test --workspace` with these arguments, and the bug of this name switched on.
