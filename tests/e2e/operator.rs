@@ -269,6 +269,9 @@ async fn the_first_signal_drains_the_second_gives_back_and_another_instance_harm
     Served::line_with(&served.lines, "draining");
     assert!(served.child.try_wait().unwrap().is_none(), "the task at hand goes on");
     assert_eq!(state().0, "running");
+    let late = github.issue(REPO, "Too late", "", "ada");
+    let (status, answer) = github.label(REPO, late, LABEL, "ada").send(served.door).await;
+    assert_eq!(status, 503, "what comes now is told to come again: {answer}");
     served.signal("-TERM");
     let ended = served.child.wait().unwrap();
     assert_eq!(ended.code(), Some(0));

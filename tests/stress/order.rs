@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::{store::used, trace};
 
+/// Each a file, and what was written to it.
+type Writes = Vec<(String, String)>;
+
 pub(crate) async fn run(n_tasks: u64) -> Vec<String> {
     let dir = TempDir::new().expect("a directory");
     let (store, log) = (dir.path().join("queue"), dir.path().join("trace"));
@@ -43,12 +46,12 @@ pub(crate) async fn run(n_tasks: u64) -> Vec<String> {
 /// Each acknowledged key stands in a record that was synced before, in a segment whose name was.
 fn judge(log: &Path, n_tasks: u64) -> Vec<String> {
     let mut problems = Vec::new();
-    // What was written and not synced yet: file and text. What was: text and file.
-    let (mut written, mut synced) = (Vec::<(String, String)>::new(), Vec::<(String, String)>::new());
+    // What was written and not synced yet, and what was.
+    let (mut written, mut synced) = (Writes::new(), Writes::new());
     // Segments whose names are not durable yet.
     let mut unnamed: Vec<String> = Vec::new();
     // By thread: what the sync that has begun will make durable.
-    let mut syncing: HashMap<u32, (Vec<(String, String)>, Vec<String>)> = HashMap::new();
+    let mut syncing: HashMap<u32, (Writes, Vec<String>)> = HashMap::new();
     let mut n_acked = 0;
     for event in trace::events(log) {
         let file = event.arguments.split(['<', '>']).nth(1).unwrap_or_default().to_owned();

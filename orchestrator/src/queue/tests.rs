@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use super::{audit::AuditError, *};
 use crate::reaper;
 
+mod chain;
+mod repeats;
 mod rotation;
 mod rules;
 

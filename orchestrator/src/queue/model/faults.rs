@@ -6,7 +6,7 @@ impl World {
     /// As if the process had been killed now: its files as they are, and perhaps a write that had just begun.
     pub(super) fn kill(&mut self, torn: u8, jump_s: i64) {
         self.n_kills += 1;
-        let copy = self.copied();
+        let (copy, _) = self.copied();
         self.queue = None;
         self.dir = copy;
         if torn > 0 {
@@ -20,12 +20,13 @@ impl World {
     /// yet, and what follows the cut is missing, or is there and says nothing. Then it has happened or it has not.
     pub(super) async fn kill_in_write(&mut self, op: Op, cut: u16, fill: Option<u8>, jump_s: i64) {
         self.n_kills += 1;
-        let before = self.copied();
+        let (before, (was_last, _)) = self.copied();
         let tasks = self.tasks.clone();
         let (keys, leases) = (self.keys.clone(), self.leases.clone());
         Box::pin(self.step(op)).await;
-        let after = self.copied();
-        let head = self.queue().journal_head();
+        let (after, _) = self.copied();
+        // Checkpoints are named in between, and are no events.
+        let written = self.queue().events_after(was_last, usize::MAX).await.unwrap().len();
         self.queue = None;
 
         let (was, is) = (last_segment(before.path()), last_segment(after.path()));
@@ -43,7 +44,7 @@ impl World {
         copy_quietly(&before.path().join("index"), &made(after.path().join("index"))).unwrap();
         self.dir = after;
         self.reopen(jump_s);
-        if self.queue().journal_head() != head {
+        if self.queue().events_after(was_last, usize::MAX).await.unwrap().len() != written {
             (self.tasks, self.keys, self.leases) = (tasks, keys, leases);
             self.recover();
         }
@@ -65,12 +66,12 @@ impl World {
     }
 
     /// The files as they are at one moment, which a copy takes longer than: another one, if something moved meanwhile.
-    fn copied(&self) -> TempDir {
+    fn copied(&self) -> (TempDir, (u64, Hash)) {
         loop {
             let copy = fresh_dir();
             let head = self.queue().journal_head();
             if copy_quietly(self.dir.path(), copy.path()).is_ok() && head == self.queue().journal_head() {
-                return copy;
+                return (copy, head);
             }
         }
     }

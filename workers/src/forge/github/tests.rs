@@ -804,6 +804,11 @@ async fn no_secret_is_in_an_error_or_a_log_even_when_it_is_quoted_back() {
     let key = pem();
     let forge = github.forge();
     let mut shown = format!("{forge:?} {:?}", Credentials::Token(CANARY.to_owned().into()));
+    // A token need not look like one of GitHub's: that of an Enterprise Server of old is 40 hexadecimal digits.
+    let plain = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
+    let by_plain = github.with("", Credentials::Token(plain.to_owned().into()));
+    github.says(Method::POST, "/pulls", 422, &format!(r#"{{"message":"bad: {plain}"}}"#));
+    shown += &format!("{:?}", open(&by_plain, "Because.").await);
     for status in [200, 401, 403, 404, 418, 422, 500, 502] {
         let quoting = format!(r#"{{"message":"bad: {CANARY}","errors":["{CANARY}"]}}"#);
         github.world().faults = vec![(Method::POST, "/pulls", Fault::Says(status, &[], quoting), WRITES)];
@@ -820,7 +825,7 @@ async fn no_secret_is_in_an_error_or_a_log_even_when_it_is_quoted_back() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.len() > 1000, "nothing was logged, so nothing was looked at");
     let line_of_key = key.lines().nth(5).unwrap();
-    for secret in [CANARY, "ghs_canary", line_of_key] {
+    for secret in [CANARY, "ghs_canary", plain, line_of_key] {
         assert!(!shown.contains(secret), "{shown}");
         let found = log.lines().find(|line| line.contains(secret));
         assert_eq!(found, None);
