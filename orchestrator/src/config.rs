@@ -60,6 +60,9 @@ pub struct GitHub {
     pub app_key: Secret,
     pub webhook_secrets: Vec<Secret>,
     pub label: String,
+    pub names: Vec<String>,
+    pub check_rounds: usize,
+    pub follow_base: bool,
     pub repositories: Vec<String>,
     pub allowed_bots: Vec<u64>,
 }

@@ -1,5 +1,6 @@
 //! The middle: where tasks wait. [`start`] wires every room; the program and the tests both come in here.
 
+pub mod clerk;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -131,6 +132,14 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let (reaped, reaping_clock, until) = (queue.clone(), clock.clone(), stop.clone());
     watching.spawn(async move { reaper::run(&reaped, reaping_clock, until).await });
     control::serve(&control::socket(&data), queue.clone(), stop.clone(), &watching);
+    let options = clerk::ClerkOptions {
+        check_rounds: config.github.check_rounds,
+        follow_base: config.github.follow_base,
+        names: config.github.names.clone(),
+    };
+    let clerk = Arc::new(clerk::Clerk::new(queue.clone(), forge.clone(), clock.clone(), options));
+    let (taking_up, until) = (clerk.clone(), stop.clone());
+    watching.spawn(async move { taking_up.run(until).await });
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
@@ -219,6 +228,7 @@ fn door_config(config: &Config) -> Result<DoorConfig, Failure> {
         })?,
         label: github.label.clone(),
         repositories: github.repositories.clone(),
+        names: github.names.clone(),
         allowed_bots: github.allowed_bots.clone(),
     })
 }

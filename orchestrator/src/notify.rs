@@ -13,9 +13,7 @@ use std::{
 
 use chrono::Duration;
 use secrecy::{ExposeSecret, SecretString};
-use tasks::{
-    Code, Evidence, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId, TaskState, Timestamp, Violation,
-};
+use tasks::{Code, Evidence, Failure, FailureKind, Intake, QueueError, Task, TaskId, TaskState, Timestamp, Violation};
 use tokio_util::sync::CancellationToken;
 use workers::{forge::Forge, text};
 
@@ -211,7 +209,7 @@ impl Notifier {
     /// Writes the comment of one task, if there is something new to write. Key: the task's marker.
     async fn tell(&self, id: TaskId, now: Timestamp) -> Result<Telling, QueueError> {
         let Some(task) = self.queue.get(id).await? else { return Ok(Telling::Nothing) };
-        let Source::IssueLabelled { issue, label } = &task.request.source else { return Ok(Telling::Nothing) };
+        let Some(thread) = task.request.source.thread() else { return Ok(Telling::Nothing) };
         let told = self.memory().told.get(&id).copied();
         if let Some(told) = told
             && task.state.is_unfinished()
@@ -220,7 +218,7 @@ impl Notifier {
             return Ok(Telling::Later(told.at + EDIT_INTERVAL));
         }
         let evidence = if shows_checks(&task.state) { self.queue.evidence(id).await? } else { None };
-        let body = match comment(&task, label, evidence.as_ref()) {
+        let body = match comment(&task, evidence.as_ref()) {
             Ok(body) => self.without_hidden(body),
             Err(error) => {
                 tracing::error!(task.id = %id, %error, "a comment could not be written");
@@ -232,7 +230,7 @@ impl Notifier {
             return Ok(Telling::Nothing);
         }
         let marker = templates::status_marker(&id.to_string());
-        let call = self.forge.status_comment(&task.request.repo, *issue, &marker, &body);
+        let call = self.forge.status_comment(&task.request.repo, thread, &marker, &body);
         Ok(match tokio::time::timeout(FORGE_TIMEOUT, call).await {
             Ok(Ok(_)) => Telling::Written(Told { at: now, digest }),
             Ok(Err(failure)) => Telling::Refused(failure),
@@ -320,7 +318,7 @@ fn digest(body: &str) -> u64 {
 /// Whether the results of the last verification belong to this state; an older attempt's would mislead.
 fn shows_checks(state: &TaskState) -> bool {
     match state {
-        TaskState::PullRequestOpen { .. } => true,
+        TaskState::PullRequestOpen { .. } | TaskState::Updated { .. } => true,
         TaskState::Failed { failure } => failure.code == Code::ChecksFailed,
         TaskState::Queued { .. }
         | TaskState::Running { .. }
@@ -334,7 +332,7 @@ fn shows_checks(state: &TaskState) -> bool {
 }
 
 /// The comment of a task in its state of now.
-fn comment(task: &Task, label: &str, evidence: Option<&Evidence>) -> Result<String, templates::RenderError> {
+fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String, templates::RenderError> {
     let id = task.id.to_string();
     let mut context = templates::StatusComment {
         task_id: &id,
@@ -344,7 +342,6 @@ fn comment(task: &Task, label: &str, evidence: Option<&Evidence>) -> Result<Stri
         stopped_by: None,
         pull_request: None,
         requester: &task.request.actor.login,
-        label,
         failure: None,
         violations: vec![],
         checks: evidence.map(|e| e.checks.iter().map(text::check_line).collect()).unwrap_or_default(),
@@ -353,6 +350,7 @@ fn comment(task: &Task, label: &str, evidence: Option<&Evidence>) -> Result<Stri
     match &task.state {
         TaskState::Queued { .. } | TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
         TaskState::PullRequestOpen { pull_request }
+        | TaskState::Updated { pull_request }
         | TaskState::Merged { pull_request }
         | TaskState::Closed { pull_request } => {
             context.pull_request = Some((&pull_request.url, pull_request.number));

@@ -19,9 +19,12 @@ pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsa
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use limits::{Limit, LimitHit};
-pub use queue::{Change, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName};
+pub use queue::{
+    Asked, Change, Command, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName,
+};
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
 pub use task::{
     Actor, AgentName, DedupeKey, Deliver, Instruction, Note, Priority, Resources, Source, Task, TaskId, TaskRequest,
+    Work,
 };

@@ -8,7 +8,7 @@ use crate::{
     Timestamp,
     evidence::Evidence,
     failure::Failure,
-    repo::{RepoName, string_newtype},
+    repo::{BranchName, CommitSha, RepoName, string_newtype},
     state::{Outcome, Stage},
     task::{Actor, DedupeKey, Task, TaskId, TaskRequest},
 };
@@ -91,12 +91,108 @@ pub enum Change {
         /// Who did it.
         by: Actor,
     },
+    /// Somebody asked for something in a comment. Whether they may is asked before anything is done.
+    Asked(Box<Asked>),
+    /// Somebody submitted a review that wants changes.
+    Reviewed {
+        /// Where.
+        repo: RepoName,
+        /// The number of the pull request.
+        number: u64,
+        /// The id of the review.
+        review: u64,
+        /// Who.
+        by: Actor,
+        /// Whether it asks for changes whatever it says; otherwise only one that names Onramp counts.
+        wants_changes: bool,
+        /// What it says as a whole.
+        body: String,
+    },
+    /// The forge's own checks failed on a commit.
+    ChecksFailed {
+        /// Where.
+        repo: RepoName,
+        /// The pull requests that the forge names with it.
+        numbers: Vec<u64>,
+        /// The commit.
+        head: CommitSha,
+    },
+    /// A branch moved, which may be the base of pull requests.
+    BranchMoved {
+        /// Where.
+        repo: RepoName,
+        /// Which.
+        branch: BranchName,
+    },
+}
+
+/// What somebody asked for in a comment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Asked {
+    /// Where.
+    pub repo: RepoName,
+    /// The number of the issue or pull request.
+    pub number: u64,
+    /// Whether it is a pull request.
+    pub on_pull_request: bool,
+    /// Whether it is open.
+    pub is_open: bool,
+    /// Its title.
+    pub title: String,
+    /// Its text, as it was when this was asked.
+    pub body: String,
+    /// The id of the comment.
+    pub comment: u64,
+    /// Who asked.
+    pub by: Actor,
+    /// What for.
+    pub command: Command,
+}
+
+/// What can be asked for in a comment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "word", rename_all = "snake_case")]
+pub enum Command {
+    /// Work: what the text says, or the issue where it says nothing.
+    Run {
+        /// The text after the word.
+        text: String,
+    },
+    /// Try again what failed.
+    Retry,
+    /// Stop what waits or runs.
+    Stop,
+    /// Wrap up with what is there.
+    Finish,
+    /// Bring a pull request up to its base branch and verify again.
+    Rebase,
+    /// Say where it stands.
+    Status,
+    /// Say what can be asked.
+    Help,
+}
+
+impl Command {
+    /// The word that asks for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Run { .. } => "run",
+            Self::Retry => "retry",
+            Self::Stop => "stop",
+            Self::Finish => "finish",
+            Self::Rebase => "rebase",
+            Self::Status => "status",
+            Self::Help => "help",
+        }
+    }
 }
 
 impl Change {
     /// Where it happened.
     pub fn repo(&self) -> &RepoName {
         match self {
+            Self::Asked(asked) => &asked.repo,
+            Self::Reviewed { repo, .. } | Self::ChecksFailed { repo, .. } | Self::BranchMoved { repo, .. } => repo,
             Self::PullRequestMerged { repo, .. }
             | Self::PullRequestClosed { repo, .. }
             | Self::PullRequestReopened { repo, .. }
@@ -111,6 +207,10 @@ impl Change {
             Self::PullRequestClosed { .. } => "pull_request_closed",
             Self::PullRequestReopened { .. } => "pull_request_reopened",
             Self::IssueWithdrawn { .. } => "issue_withdrawn",
+            Self::Asked(_) => "asked",
+            Self::Reviewed { .. } => "reviewed",
+            Self::ChecksFailed { .. } => "checks_failed",
+            Self::BranchMoved { .. } => "branch_moved",
         }
     }
 }
@@ -179,6 +279,8 @@ pub trait Intake: Send + Sync {
     async fn enqueue(&self, request: TaskRequest) -> Result<Received, QueueError>;
     /// Asks for a task to stop. Idempotent.
     async fn cancel(&self, task: TaskId, by: Actor) -> Result<(), QueueError>;
+    /// Asks for a running task to end with what is there; one that waits is left to run. Idempotent.
+    async fn finish(&self, task: TaskId, by: Actor) -> Result<(), QueueError>;
     /// Puts a failed, rejected, empty or cancelled task back into the queue.
     async fn requeue(&self, task: TaskId) -> Result<(), QueueError>;
     /// Takes note of what happened outside. Idempotent by `key`; what matches no task is forgotten.
@@ -196,6 +298,8 @@ pub enum Renewal {
     Held(Timestamp),
     /// Somebody asked for the task to stop. The lease is still held for the way out.
     CancelRequested(Timestamp),
+    /// Somebody asked for it to end with what is there.
+    FinishRequested(Timestamp),
 }
 
 /// The hands' side.

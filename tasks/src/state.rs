@@ -82,6 +82,11 @@ pub enum TaskState {
         /// It.
         pull_request: PullRequest,
     },
+    /// The pull request of an earlier task has the change.
+    Updated {
+        /// It.
+        pull_request: PullRequest,
+    },
     /// The diff passed and was to be published nowhere.
     DiffReady,
     /// The agent finished and changed nothing.
@@ -109,7 +114,7 @@ impl TaskState {
         match self {
             Self::Queued { .. } => "queued",
             Self::Running { stage, .. } => stage.word(),
-            Self::PullRequestOpen { .. } => "done",
+            Self::PullRequestOpen { .. } | Self::Updated { .. } => "done",
             Self::Merged { .. } => "merged",
             Self::Closed { .. } => "closed",
             Self::DiffReady => "done",
@@ -123,6 +128,23 @@ impl TaskState {
     /// Whether work is still to be done: queued or running.
     pub fn is_unfinished(&self) -> bool {
         matches!(self, Self::Queued { .. } | Self::Running { .. })
+    }
+
+    /// The pull request that it came to, whatever became of that.
+    pub fn pull_request(&self) -> Option<&PullRequest> {
+        match self {
+            Self::PullRequestOpen { pull_request }
+            | Self::Updated { pull_request }
+            | Self::Merged { pull_request }
+            | Self::Closed { pull_request } => Some(pull_request),
+            Self::Queued { .. }
+            | Self::Running { .. }
+            | Self::DiffReady
+            | Self::NoChanges
+            | Self::Rejected { .. }
+            | Self::Failed { .. }
+            | Self::Cancelled { .. } => None,
+        }
     }
 
     /// The lease, while there is one.
@@ -151,6 +173,11 @@ pub enum Outcome {
     PolicyRejected {
         /// Each reason.
         violations: Vec<Violation>,
+    },
+    /// The pull request that was to be changed has the change.
+    PullRequestUpdated {
+        /// The pull request, with its new head.
+        pull_request: PullRequest,
     },
     /// The worker stopped because it was told to.
     Cancelled,
@@ -194,6 +221,11 @@ pub enum TaskEvent {
         /// Who.
         by: Actor,
     },
+    /// Somebody asked for it to end with what is there.
+    FinishRequested {
+        /// Who.
+        by: Actor,
+    },
     /// A person asked for a finished task to be tried again.
     Requeued,
     /// The pull request was merged.
@@ -216,6 +248,7 @@ impl TaskEvent {
             Self::LeaseExpired => "lease_expired",
             Self::Refused { .. } => "refused",
             Self::CancelRequested { .. } => "cancel_requested",
+            Self::FinishRequested { .. } => "finish_requested",
             Self::Requeued => "requeued",
             Self::PullRequestMerged => "pull_request_merged",
             Self::PullRequestClosed => "pull_request_closed",
@@ -245,6 +278,7 @@ impl Task {
         let next = match (&self.state, event) {
             (S::Queued { .. }, E::Leased { lease }) if lease.task == self.id && lease.attempt == self.attempt + 1 => {
                 self.attempt = lease.attempt;
+                self.n_notes_seen = self.notes.len();
                 S::Running { lease, stage: Stage::Preparing }
             }
             (S::Queued { .. }, E::CancelRequested { by }) => S::Cancelled { by },
@@ -254,9 +288,14 @@ impl Task {
                 self.cancel_requested.get_or_insert(by);
                 self.state.clone()
             }
+            (S::Running { .. }, E::FinishRequested { by }) => {
+                self.finish_requested.get_or_insert(by);
+                self.state.clone()
+            }
             (S::Running { .. }, E::Released) => self.back_to_queue(now),
             (S::Running { .. }, E::Finished { outcome }) => match outcome {
                 Outcome::PullRequestOpened { pull_request } => S::PullRequestOpen { pull_request },
+                Outcome::PullRequestUpdated { pull_request } => S::Updated { pull_request },
                 Outcome::DiffVerified => S::DiffReady,
                 Outcome::NothingChanged => S::NoChanges,
                 Outcome::PolicyRejected { violations } => S::Rejected { violations },
@@ -289,7 +328,7 @@ impl Task {
 
             (S::Failed { .. } | S::Rejected { .. } | S::NoChanges | S::Cancelled { .. }, E::Requeued) => {
                 (self.failures, self.crashes) = (0, 0);
-                self.cancel_requested = None;
+                (self.cancel_requested, self.finish_requested) = (None, None);
                 S::Queued { not_before: now }
             }
 

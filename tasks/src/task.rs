@@ -10,7 +10,7 @@ use crate::{
     Timestamp,
     evidence::Anchor,
     gpu::GpuRequest,
-    repo::{BranchName, NameError, PullRequest, RepoName, string_newtype},
+    repo::{BranchName, CommitSha, NameError, RepoName, string_newtype},
     state::TaskState,
 };
 
@@ -114,15 +114,48 @@ pub enum Source {
         /// The label that was set.
         label: String,
     },
+    /// An issue was assigned to the account that Onramp works as.
+    IssueAssigned {
+        /// The number of the issue.
+        issue: u64,
+    },
+    /// Somebody asked in a comment, on an issue or on a pull request of ours.
+    Comment {
+        /// The number of the issue or of the pull request.
+        number: u64,
+        /// The id of the comment.
+        comment: u64,
+    },
+    /// Somebody reviewed a pull request of ours and wants changes: one task for the whole review.
+    Review {
+        /// The number of the pull request.
+        pull_request: u64,
+        /// The id of the review.
+        review: u64,
+    },
+    /// The forge's own checks failed on a pull request of ours.
+    ChecksFailed {
+        /// The number of the pull request.
+        pull_request: u64,
+        /// The commit that they failed on.
+        head: CommitSha,
+    },
+    /// It follows from what was done before: somebody asked for more meanwhile, or the base branch moved.
+    FollowUp {
+        /// The issue or pull request that it belongs to.
+        number: u64,
+    },
     /// Somebody typed `onramp run`.
     CommandLine,
 }
 
 impl Source {
-    /// The issue that the request belongs to, if any.
-    pub fn issue(&self) -> Option<u64> {
+    /// The issue or pull request where it was asked, and where it is answered.
+    pub fn thread(&self) -> Option<u64> {
         match self {
-            Self::IssueLabelled { issue, .. } => Some(*issue),
+            Self::IssueLabelled { issue, .. } | Self::IssueAssigned { issue } => Some(*issue),
+            Self::Comment { number, .. } | Self::FollowUp { number, .. } => Some(*number),
+            Self::Review { pull_request, .. } | Self::ChecksFailed { pull_request, .. } => Some(*pull_request),
             Self::CommandLine => None,
         }
     }
@@ -135,8 +168,12 @@ pub struct Instruction {
     pub title: String,
     /// The rest; may be empty.
     pub body: String,
-    /// True when the person who asked wrote it at this machine's command line. Text from a forge is never trusted.
+    /// True when the person who asked wrote it, and may change the code anyway. The text of an issue is never trusted,
+    /// since anybody may write one.
     pub trusted: bool,
+    /// The issue or pull request that it is about, as it was when this was asked. Never trusted; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
 }
 
 /// What a task ends in when all goes well.
@@ -178,8 +215,29 @@ pub struct TaskRequest {
     pub deliver: Deliver,
     /// What it needs to run.
     pub resources: Resources,
-    /// The pull request that this request wants changed further.
-    pub revises: Option<PullRequest>,
+    /// The number of the pull request that this request wants changed further. `None`: it wants one of its own.
+    pub revises: Option<u64>,
+    /// What is to be done.
+    #[serde(default)]
+    pub work: Work,
+}
+
+impl TaskRequest {
+    /// The issue that the request is about, if any. A pull request is none.
+    pub fn issue(&self) -> Option<u64> {
+        self.source.thread().filter(|_| self.revises.is_none())
+    }
+}
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// An agent changes something.
+    #[default]
+    Change,
+    /// The base branch moved: its commits are merged into the pull request, and everything is verified again.
+    Rebase,
 }
 
 /// Which tasks go first. Within one priority, repositories and then requesters take turns.
@@ -232,11 +290,17 @@ pub struct Task {
     /// What later triggers for the same issue said, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Note>,
+    /// How many of the notes the last attempt was shown.
+    #[serde(default)]
+    pub n_notes_seen: usize,
     /// The end of the journal when the task was leased; set on the copy that a worker gets, and never stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
     /// Set when somebody asked for it to stop; turns every road back to `Queued` into `Cancelled`.
     pub cancel_requested: Option<Actor>,
+    /// Set when somebody asked for it to end with what is there: no further round of the agent begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_requested: Option<Actor>,
     /// When it was stored.
     pub created_at: Timestamp,
     /// When its state last changed.
@@ -256,8 +320,10 @@ impl Task {
             crashes: 0,
             priority: Priority::default(),
             notes: Vec::new(),
+            n_notes_seen: 0,
             anchor: None,
             cancel_requested: None,
+            finish_requested: None,
             created_at: now,
             updated_at: now,
         }
@@ -284,6 +350,11 @@ impl Task {
         body
     }
 
+    /// What was said after the last attempt had begun.
+    pub fn unseen_notes(&self) -> impl Iterator<Item = &Note> {
+        self.notes.iter().skip(self.n_notes_seen).filter(|note| !note.text.is_empty())
+    }
+
     /// Takes a note, as long as there are not too many.
     pub fn add_note(&mut self, note: Note) {
         if self.notes.len() < MAX_NOTES {
@@ -306,7 +377,7 @@ impl Task {
                 break;
             }
         }
-        let parts = [self.request.source.issue().map(|n| n.to_string()), Some(slug.trim_matches('-').to_owned())];
+        let parts = [self.request.issue().map(|n| n.to_string()), Some(slug.trim_matches('-').to_owned())];
         let mut name = String::from("onramp/");
         for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
             name.push_str(&part);
@@ -333,10 +404,11 @@ pub(crate) mod tests {
             repo: "acme/web".parse().unwrap(),
             base: None,
             agent: None,
-            instruction: Instruction { title: title.into(), body: String::new(), trusted: false },
+            instruction: Instruction { title: title.into(), body: String::new(), trusted: false, about: String::new() },
             deliver: Deliver::PullRequest,
             resources: Resources::default(),
             revises: None,
+            work: Work::default(),
         }
     }
 

@@ -28,8 +28,6 @@ pub struct StatusComment<'a> {
     pub pull_request: Option<(&'a str, u64)>,
     /// Login of who asked.
     pub requester: &'a str,
-    /// The label that starts a task, for how to stop and how to try again.
-    pub label: &'a str,
     /// Failure: code, message, next step, detail.
     pub failure: Option<FailureLine<'a>>,
     /// Violations: rule, path, message. An empty path is none.
@@ -125,7 +123,6 @@ mod tests {
             stopped_by: None,
             pull_request: None,
             requester: "ada",
-            label: "onramp",
             failure: None,
             violations: vec![],
             checks: vec![],
@@ -144,7 +141,7 @@ mod tests {
         - [ ] Run the checks on the change in a clean sandbox
         - [ ] Open the pull request
 
-        <sub>Task `a1b2c3d4`, asked by @ada. To stop it, take the label `onramp` off.</sub>
+        <sub>Task `a1b2c3d4`, asked by @ada. `/onramp stop` ends it, `/onramp finish` ends it with what is there.</sub>
         "#);
     }
 
@@ -159,7 +156,7 @@ mod tests {
         - [ ] **Run the checks on the change in a clean sandbox**, now
         - [ ] Open the pull request
 
-        <sub>Task `a1b2c3d4`, asked by @ada. To stop it, take the label `onramp` off.</sub>
+        <sub>Task `a1b2c3d4`, asked by @ada. `/onramp stop` ends it, `/onramp finish` ends it with what is there.</sub>
         "#);
     }
 
@@ -216,7 +213,7 @@ mod tests {
 
         **Kept**: The diff, the transcript and the output of each check.
 
-        **Next**: Mend it by hand from the kept diff. To try again, take the label `onramp` off and set it once more.
+        **Next**: Mend it by hand from the kept diff. To try again, comment `/onramp retry`; to say it differently, `/onramp` and what you want.
 
         <sub>Task `a1b2c3d4`, asked by @ada.</sub>
         "#);
@@ -235,7 +232,7 @@ mod tests {
         - `.github/workflows/ci.yml`: The path is protected by `.github/**` (`protected_path`)
         - 412 files changed, 100 are allowed (`max_files`)
 
-        **Next**: ask for a change that keeps out of these, or allow them under `[policy]` in `.onramp.toml` on the base branch. To try again, take the label `onramp` off and set it once more.
+        **Next**: ask for a change that keeps out of these, or allow them under `[policy]` in `.onramp.toml` on the base branch. To try again, comment `/onramp retry`; to say it differently, `/onramp` and what you want.
 
         <sub>Task `a1b2c3d4`, asked by @ada. The diff and the transcript were kept.</sub>
         "#);
@@ -247,7 +244,7 @@ mod tests {
         <!-- onramp:task=0190a0b0c0d0700080009000a1b2c3d4 -->
         **Nothing changed**: the agent finished and changed no file, so there is no pull request.
 
-        **Next**: say in the issue more exactly what should change. To try again, take the label `onramp` off and set it once more.
+        **Next**: say in the issue more exactly what should change. To try again, comment `/onramp retry`; to say it differently, `/onramp` and what you want.
 
         <sub>Task `a1b2c3d4`, asked by @ada. The transcript was kept.</sub>
         "#);
@@ -256,7 +253,7 @@ mod tests {
         <!-- onramp:task=0190a0b0c0d0700080009000a1b2c3d4 -->
         **Stopped** by `grace`. Nothing was published.
 
-        **Next**: To try again, take the label `onramp` off and set it once more.
+        **Next**: To try again, comment `/onramp retry`; to say it differently, `/onramp` and what you want.
 
         <sub>Task `a1b2c3d4`, asked by @ada. What was done until then was kept.</sub>
         "#);

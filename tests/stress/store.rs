@@ -30,10 +30,16 @@ pub(crate) fn request(key: &str) -> TaskRequest {
         repo: "acme/web".parse().expect("a name"),
         base: None,
         agent: None,
-        instruction: Instruction { title: format!("Fix {key}"), body: "x".repeat(300), trusted: false },
+        instruction: Instruction {
+            title: format!("Fix {key}"),
+            body: "x".repeat(300),
+            trusted: false,
+            about: String::new(),
+        },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: tasks::Work::default(),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct DoorConfig {
     /// The repositories that may ask: `owner/name`, where `*` stands for any part of a name (`acme/*`). Empty: all that
     /// the signature speaks for.
     pub repositories: Vec<String>,
+    /// The logins that mean Onramp in comments and assignments, without `@` and `[bot]`.
+    pub names: Vec<String>,
     /// Numeric ids of bots that may ask. All other bots are ignored.
     pub allowed_bots: Vec<u64>,
 }

@@ -83,6 +83,9 @@ impl Intake for Memory {
     async fn cancel(&self, _: TaskId, _: tasks::Actor) -> Result<(), QueueError> {
         unreachable!("the door cancels nothing by itself")
     }
+    async fn finish(&self, _: TaskId, _: tasks::Actor) -> Result<(), QueueError> {
+        unreachable!("the door finishes nothing by itself")
+    }
     async fn requeue(&self, _: TaskId) -> Result<(), QueueError> {
         unreachable!("the door requeues nothing by itself")
     }
@@ -110,6 +113,7 @@ fn config() -> DoorConfig {
         github_secrets: Secrets::new(vec![SECRET.into()]).unwrap(),
         label: "onramp".into(),
         repositories: vec![],
+        names: vec!["onramp".into()],
         allowed_bots: vec![],
     }
 }
@@ -201,12 +205,14 @@ async fn a_labelled_issue_becomes_one_request_with_the_sender_as_actor() {
             title: "The pager drops the last row",
             body: "Page 3 shows 9 rows.",
             trusted: false,
+                about: String::new(),
         },
         deliver: PullRequest,
         resources: Resources {
             gpu: None,
         },
         revises: None,
+        work: Change,
     }
     "#);
 }

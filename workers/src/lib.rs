@@ -22,6 +22,7 @@ pub mod progress_log;
 pub mod publish;
 pub mod remote;
 pub mod repo_config;
+pub mod revision;
 pub mod run;
 pub mod sandbox;
 pub mod text;

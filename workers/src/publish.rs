@@ -6,6 +6,8 @@
 
 mod push;
 
+pub(crate) use push::has_trailer;
+
 use tasks::{Code, CommitSha, Evidence, Failure, PullRequest, Task, Timestamp, TokenUsage};
 
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     fence::Fence,
     forge::{Forge, NewPullRequest},
     repo_config::PullRequestOptions,
+    revision::Revision,
     text,
     verify::VerifiedPatch,
 };
@@ -34,6 +37,8 @@ pub struct Publication<'a> {
     pub fence: &'a Fence,
     /// Where it starts.
     pub base: &'a Base,
+    /// The pull request that gets one commit more; `None`: one is opened.
+    pub revision: Option<&'a Revision>,
     /// The record that goes into the pull request.
     pub evidence: &'a Evidence,
     /// What the agent said about the change, if anything.
@@ -65,8 +70,11 @@ pub async fn publish(
     let repo = &with.task.request.repo;
     let branch = with.task.branch();
     let request = &with.task.request;
-    let title = templates::subject(&request.instruction.title, request.source.issue());
+    let title = templates::subject(&request.instruction.title, request.issue());
     let head = push(verified, mirror, forge, &with, &title).await?;
+    if let Some(revision) = with.revision {
+        return Ok((PullRequest { head: head.clone(), ..revision.pull_request.clone() }, head));
+    }
     let body = body(verified, &with, &head)?;
     let new = NewPullRequest {
         repo,
@@ -93,15 +101,16 @@ async fn push(
     let task = with.task.id.to_string();
     let message = templates::commit_message(&templates::CommitMessage {
         title,
-        issue: with.task.request.source.issue(),
+        issue: with.task.request.issue(),
         task_id: &task,
         agent: with.evidence.agent.as_str(),
         requester: &with.task.request.actor.login,
     })
     .map_err(Failure::internal)?;
     let wanted = push::Push {
-        branch: with.task.branch(),
-        base: with.base.commit.clone(),
+        branch: with.revision.map_or_else(|| with.task.branch(), |revision| revision.pull_request.branch.clone()),
+        parents: with.revision.map_or_else(|| vec![with.base.commit.clone()], Revision::parents),
+        follows: with.revision.map(|revision| revision.pull_request.head.clone()),
         tree: verified.patched().tree().clone(),
         message,
         task,
@@ -119,7 +128,7 @@ fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> R
     let (task, evidence) = (with.task, with.evidence);
     let id = task.id.to_string();
     let body = templates::pull_request(&templates::PullRequestText {
-        issue: task.request.source.issue(),
+        issue: task.request.issue(),
         title: &task.request.instruction.title,
         summary: with.summary,
         task_id: &id,

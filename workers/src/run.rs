@@ -27,6 +27,7 @@ use crate::{
     progress::{Progress, ProgressEvent},
     publish::{self, Identity, Publication},
     repo_config::RepoConfig,
+    revision::{Revision, Start},
     sandbox::{Sandbox, SandboxError, SandboxSpec, pool::Sandboxes},
     text,
     verify::{self, Verdict, Verification, VerifiedPatch},
@@ -78,16 +79,20 @@ impl From<Failure> for Stopped {
 type Ending = (Outcome, Option<Box<Evidence>>);
 
 /// Runs one attempt to its end and leaves no sandbox behind, whatever happens: failure, cancellation, panic.
+///
+/// `finish`: the agent is to stop, and what it has done by then is what counts.
 pub async fn run_task(
     hands: &Hands,
     task: &Task,
     fence: &Fence,
     progress: &Progress,
     cancel: &CancellationToken,
+    finish: &CancellationToken,
 ) -> Report {
     // Outlives every box of the attempt: what is lent goes back when they are gone.
     let borrowed = Borrowed::new(hands.gpus.clone());
-    let result = AssertUnwindSafe(attempt(hands, task, fence, &borrowed, progress, cancel)).catch_unwind().await;
+    let result =
+        AssertUnwindSafe(attempt(hands, task, fence, &borrowed, progress, cancel, finish)).catch_unwind().await;
     // Its boxes are removed off the path, but for those that could still use what was lent.
     if borrowed.used().is_some() {
         for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
@@ -114,26 +119,40 @@ async fn attempt(
     borrowed: &Borrowed,
     progress: &Progress,
     cancel: &CancellationToken,
+    finish: &CancellationToken,
 ) -> Result<Ending, Stopped> {
     let started = Instant::now();
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
-    let (mirror, base, config) = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
+    let prepared = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
+    let Prepared { mirror, base, config, revision } = match prepared {
+        Ready::Work(prepared) => *prepared,
+        Ready::Ended(outcome) => {
+            finish_revision(hands, task, fence, &outcome).await?;
+            return Ok((outcome, None));
+        }
+    };
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
     let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, progress, cancel);
     let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
-    let mut conversation = Conversation::open(task, &base, &config, &artifacts)?;
+    let mut conversation = Conversation::open(task, &base, &config, revision.as_ref(), &artifacts)?;
+    // A merge without conflicts speaks for itself: the agent is only asked when the checks have something against it.
+    let mut needs_agent = !revision.as_ref().is_some_and(Revision::is_merged);
     let verified = loop {
-        progress.tell(ProgressEvent::Stage(Stage::AgentRunning));
-        let round = conversation.round(agent, &config, egress.inside(), &artifacts);
-        let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await?;
-        conversation.heard(said);
+        if needs_agent {
+            progress.tell(ProgressEvent::Stage(Stage::AgentRunning));
+            let round = conversation.round(agent, &config, egress.inside(), &artifacts, finish);
+            let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await?;
+            conversation.heard(said);
+        }
 
         progress.tell(ProgressEvent::Stage(Stage::Verifying));
         let patch = or_cancelled(cancel, Patch::extract(&sandbox, &mirror, &base.commit, EXTRACT_LIMITS)).await?;
-        if patch.is_empty() {
-            return Ok((Outcome::NothingChanged, None));
+        match &revision {
+            Some(revision) if revision.merges.is_some() => revision.is_resolved_by(&patch)?,
+            _ if patch.is_empty() => return Ok((Outcome::NothingChanged, None)),
+            _ => {}
         }
         let patched = patch.onto(&mirror).await?;
         let diff = artifacts.write("diff.patch", &patched.diff()).map_err(Failure::internal)?;
@@ -156,8 +175,9 @@ async fn attempt(
         };
         match or_cancelled(cancel, verify::verify(allowed, with)).await? {
             Verdict::Passed(verified) => break verified,
-            Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds => {
+            Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds && !finish.is_cancelled() => {
                 conversation.ask_for_repair(&checks, &artifacts)?;
+                needs_agent = true;
             }
             Verdict::Failed { allowed, checks, environment } => {
                 let record = Record {
@@ -196,19 +216,28 @@ async fn attempt(
                 return Err(cancelled().into());
             }
             progress.tell(ProgressEvent::Stage(Stage::Publishing)); // the point of no return
-            deliver(&record, &verified, &evidence, &mirror, fence, progress).await?
+            deliver(&record, &verified, &evidence, &mirror, revision.as_ref(), fence, progress).await?
         }
     };
     Ok((outcome, Some(Box::new(evidence))))
 }
 
+/// Where an attempt starts.
+struct Prepared {
+    mirror: Mirror,
+    base: Base,
+    config: RepoConfig,
+    revision: Option<Revision>,
+}
+
+/// Whether there is something to do.
+enum Ready {
+    Work(Box<Prepared>),
+    Ended(Outcome),
+}
+
 /// Asks who may, fetches the repository and reads its configuration from the base branch.
-async fn prepare(
-    hands: &Hands,
-    task: &Task,
-    borrowed: &Borrowed,
-    progress: &Progress,
-) -> Result<(Mirror, Base, RepoConfig), Failure> {
+async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Progress) -> Result<Ready, Failure> {
     let request = &task.request;
     // Without an id the forge would be asked about Onramp itself: only the person at this machine may go without one.
     let known = request.actor.id.is_some() || request.source == Source::CommandLine;
@@ -219,8 +248,9 @@ async fn prepare(
         );
         return Err(Failure::new(Code::PermissionDenied, message));
     }
+    let now = Revision::asked_for(hands.forge.as_ref(), task).await?;
     let remote = hands.forge.remote(&request.repo).await?;
-    let wanted = request.base.as_ref().map(|base| base.as_str());
+    let wanted = now.as_ref().map(|now| &now.base).or(request.base.as_ref()).map(|base| base.as_str());
     let (mirror, base) = Mirror::checkout(&hands.mirrors, &request.repo, &remote, wanted).await?;
     let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
     progress.step(format!("checked out {branch}@{}", base.commit.short()));
@@ -238,8 +268,19 @@ async fn prepare(
     if environment::build_image(&mut config, &mirror, &base.commit, &request.repo, backend).await? {
         progress.step(format!("built the image of {}", config.environment.dockerfile.as_deref().unwrap_or_default()));
     }
-    hands.bases.want(&request.repo, request.base.is_none().then_some(&base.commit));
-    Ok((mirror, base, config))
+    let is_default = request.base.is_none() && now.is_none();
+    hands.bases.want(&request.repo, is_default.then_some(&base.commit));
+    let Some(now) = now else {
+        return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, revision: None })));
+    };
+    Ok(match Revision::start(&mirror, now, &base, task, &hands.identity).await? {
+        Start::Work(revision, base) => {
+            progress.step(format!("starts from {} of {}", base.commit.short(), revision.pull_request.url));
+            Ready::Work(Box::new(Prepared { mirror, base, config, revision: Some(*revision) }))
+        }
+        Start::Published(pull_request) => Ready::Ended(Outcome::PullRequestUpdated { pull_request }),
+        Start::UpToDate => Ready::Ended(Outcome::NothingChanged),
+    })
 }
 
 /// Opens the agent's sandbox with the base commit in its workspace, its tunnels, and everything set up.
@@ -284,10 +325,12 @@ async fn deliver(
     verified: &VerifiedPatch,
     evidence: &Evidence,
     mirror: &Mirror,
+    revision: Option<&Revision>,
     fence: &Fence,
     progress: &Progress,
 ) -> Result<Outcome, Failure> {
     let with = Publication {
+        revision,
         fence,
         task: record.task,
         base: record.base,
@@ -299,7 +342,18 @@ async fn deliver(
     };
     let (pull_request, commit) = publish::publish(verified, mirror, record.hands.forge.as_ref(), with).await?;
     progress.step(format!("published {} as {}", commit.short(), pull_request.url));
-    Ok(Outcome::PullRequestOpened { pull_request })
+    let outcome = match revision {
+        None => Outcome::PullRequestOpened { pull_request },
+        Some(_) => Outcome::PullRequestUpdated { pull_request },
+    };
+    finish_revision(record.hands, record.task, fence, &outcome).await?;
+    Ok(outcome)
+}
+
+/// What is left to say when a pull request has its new commit.
+async fn finish_revision(hands: &Hands, task: &Task, fence: &Fence, outcome: &Outcome) -> Result<(), Failure> {
+    let Outcome::PullRequestUpdated { pull_request } = outcome else { return Ok(()) };
+    Revision::answer(hands.forge.as_ref(), fence, task, &pull_request.head).await
 }
 
 /// What is said to the agent, round by round, and what it said of itself.
@@ -313,7 +367,13 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn open(task: &Task, base: &Base, config: &RepoConfig, artifacts: &Artifacts) -> Result<Self, Failure> {
+    fn open(
+        task: &Task,
+        base: &Base,
+        config: &RepoConfig,
+        revision: Option<&Revision>,
+        artifacts: &Artifacts,
+    ) -> Result<Self, Failure> {
         let request = &task.request;
         let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
         let prompt = templates::prompt(&templates::Prompt {
@@ -322,7 +382,10 @@ impl Conversation {
             title: &request.instruction.title,
             body: &task.body_with_notes(),
             trusted: request.instruction.trusted,
-            issue: request.source.issue(),
+            about: &request.instruction.about,
+            issue: request.issue(),
+            pull_request: request.revises,
+            conflicts: revision.map(Revision::conflict_names).unwrap_or_default(),
             checks: config.checks.iter().map(|check| (check.name.as_str(), check.command.as_str())).collect(),
             protected: config.policy.protected.iter().map(String::as_str).collect(),
             hosts: config.network.allow.iter().map(String::as_str).collect(),
@@ -339,6 +402,7 @@ impl Conversation {
         config: &'a RepoConfig,
         gateway: &'a crate::egress::GatewayInside,
         artifacts: &'a Artifacts,
+        finish: &'a CancellationToken,
     ) -> Round<'a> {
         self.rounds += 1;
         Round {
@@ -351,6 +415,7 @@ impl Conversation {
             idle: config.limits.idle,
             artifacts,
             number: self.rounds,
+            finish,
         }
     }
 

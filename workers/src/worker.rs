@@ -83,7 +83,7 @@ impl Worker {
 
     /// One lease, to its report.
     async fn work(&self, task: &Task, lease: &Lease, place: Place, stop: &CancellationToken) {
-        let cancel = CancellationToken::new();
+        let (cancel, finish) = (CancellationToken::new(), CancellationToken::new());
         let (stage_tx, stage_rx) = watch::channel(Stage::Preparing);
         let outer = (self.progress)(task);
         let place = Mutex::new(place);
@@ -96,9 +96,9 @@ impl Worker {
             }
             outer.tell(event);
         });
-        let keep_alive = self.keep_alive(lease, stage_rx, &cancel, stop);
+        let keep_alive = self.keep_alive(lease, stage_rx, &cancel, &finish, stop);
         let fence = Fence::of(self.queue.clone(), lease.clone(), cancel.clone());
-        let attempt = AssertUnwindSafe(run_task(&self.hands, task, &fence, &progress, &cancel)).catch_unwind();
+        let attempt = AssertUnwindSafe(run_task(&self.hands, task, &fence, &progress, &cancel, &finish)).catch_unwind();
         tokio::pin!(attempt);
         let (attempted, stopped) = tokio::select! {
             attempted = &mut attempt => (attempted, None),
@@ -128,6 +128,7 @@ impl Worker {
         lease: &Lease,
         mut stage: watch::Receiver<Stage>,
         cancel: &CancellationToken,
+        finish: &CancellationToken,
         stop: &CancellationToken,
     ) -> StoppedBecause {
         let mut cancel_requested = false;
@@ -140,6 +141,7 @@ impl Worker {
                     cancel_requested = true;
                 }
                 Ok(Renewal::CancelRequested(_)) => {}
+                Ok(Renewal::FinishRequested(_)) => finish.cancel(),
                 Err(QueueError::StaleLease { .. } | QueueError::UnknownTask(_)) => {
                     cancel.cancel();
                     return StoppedBecause::LeaseLost;
@@ -192,6 +194,7 @@ fn log_ending(report: &Report) {
 fn outcome_word(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::PullRequestOpened { .. } => "pull_request_opened",
+        Outcome::PullRequestUpdated { .. } => "pull_request_updated",
         Outcome::DiffVerified => "diff_verified",
         Outcome::NothingChanged => "nothing_changed",
         Outcome::PolicyRejected { .. } => "policy_rejected",

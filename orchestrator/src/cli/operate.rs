@@ -53,7 +53,7 @@ pub(super) async fn list(setting: &Setting, args: ListArgs) -> Result<u8, Failur
     }
     let lines = tasks.iter().map(|task| {
         let Task { id, request, state, .. } = task;
-        let issue = request.source.issue().map_or_else(String::new, |issue| format!("#{issue}"));
+        let issue = request.issue().map_or_else(String::new, |issue| format!("#{issue}"));
         let title = plain(&request.instruction.title);
         let when = when(task.created_at);
         format!("{}  {:<11} {when}  {}{issue}  {title:.80}", id.short(), state.word(), request.repo)
@@ -102,7 +102,7 @@ fn tell(answer: Answer) -> Result<u8, Failure> {
 
 fn describe(task: &Task, evidence: Option<&Evidence>) {
     let Task { id, request, state, .. } = task;
-    let issue = request.source.issue().map_or_else(String::new, |issue| format!("#{issue}"));
+    let issue = request.issue().map_or_else(String::new, |issue| format!("#{issue}"));
     let mut lines = vec![
         format!("task      {id}"),
         format!("asked     {} ({}{issue})", plain(&request.instruction.title), request.repo),
@@ -118,6 +118,7 @@ fn describe(task: &Task, evidence: Option<&Evidence>) {
             lines.push(format!("worker    {}, lease until {}", lease.worker, when(lease.expires_at)));
         }
         TaskState::PullRequestOpen { pull_request }
+        | TaskState::Updated { pull_request }
         | TaskState::Merged { pull_request }
         | TaskState::Closed { pull_request } => lines.push(format!("result    {}", pull_request.url)),
         TaskState::Rejected { violations } => {

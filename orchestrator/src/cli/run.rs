@@ -88,11 +88,13 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
         deliver: if args.pr { Deliver::PullRequest } else { Deliver::Diff },
         resources: Resources { gpu: args.gpu.clone() },
         revises: None,
+        work: tasks::Work::default(),
     };
     let mut task = Task::new(TaskId::new(now()), request, now());
     task.attempt = 1;
     let cancel = cancelled_by_signal(&show);
-    let report = run_task(&hands, &task, &Fence::open(), &noting_the_diff(&show), &cancel).await;
+    let report =
+        run_task(&hands, &task, &Fence::open(), &noting_the_diff(&show), &cancel, &CancellationToken::new()).await;
     // Removed off the path, and still before this process ends.
     hands.sandboxes.close().await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
@@ -115,7 +117,10 @@ fn end(report: Report, kept: &Path, args: &RunArgs, show: &Show) -> Result<u8, F
             show.line(&kept_line);
             Ok(0)
         }
-        Report::Finished { outcome: Outcome::PullRequestOpened { pull_request }, evidence } => {
+        Report::Finished {
+            outcome: Outcome::PullRequestOpened { pull_request } | Outcome::PullRequestUpdated { pull_request },
+            evidence,
+        } => {
             if let Some(evidence) = &evidence {
                 show.evidence(evidence);
             }
@@ -197,7 +202,12 @@ fn instruction(args: &RunArgs) -> Result<Instruction, Failure> {
         return Err(Failure::new(Code::EmptyInstruction, "The instruction is empty"));
     }
     let (title, body) = text.split_once('\n').unwrap_or((text, ""));
-    Ok(Instruction { title: title.trim().to_owned(), body: body.trim().to_owned(), trusted: true })
+    Ok(Instruction {
+        title: title.trim().to_owned(),
+        body: body.trim().to_owned(),
+        trusted: true,
+        about: String::new(),
+    })
 }
 
 /// A path that is there is a checkout; otherwise `owner/name` is a repository on the forge.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use tasks::{
-    Actor, BranchName, Deliver, Instruction, Lease, Outcome, PullRequest, RepoName, Report, Resources, Stage,
+    Actor, BranchName, Deliver, Instruction, Lease, Outcome, PullRequest, RepoName, Report, Resources, Source, Stage,
     TaskRequest, WorkQueue,
 };
 use tempfile::TempDir;
@@ -125,10 +125,16 @@ fn request(repo: &str, issue: Option<u64>) -> TaskRequest {
         repo: repo.parse().unwrap(),
         base: None,
         agent: None,
-        instruction: Instruction { title: "Fix the pager".into(), body: String::new(), trusted: false },
+        instruction: Instruction {
+            title: "Fix the pager".into(),
+            body: String::new(),
+            trusted: false,
+            about: String::new(),
+        },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: tasks::Work::default(),
     }
 }
 

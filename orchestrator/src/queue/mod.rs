@@ -37,8 +37,8 @@ use std::{
 use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
-    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, Report, Stage, Task,
-    TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, RepoName, Report, Stage,
+    Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -252,6 +252,15 @@ impl Queue {
         self.ask(move |index| index.evidence(task)).await
     }
 
+    /// The task that opened a pull request.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] while the index is being repaired.
+    pub async fn task_of_pull_request(&self, repo: &RepoName, number: u64) -> Result<Option<TaskId>, QueueError> {
+        let repo = repo.clone();
+        self.ask(move |index| index.task_of_pull_request(&repo, number)).await
+    }
+
     /// At most `limit` events after a sequence, oldest first.
     ///
     /// # Errors
@@ -376,6 +385,11 @@ impl Intake for Queue {
     async fn cancel(&self, task: TaskId, by: Actor) -> Result<(), QueueError> {
         let now = self.now();
         self.submit(move |draft| verbs::cancel(draft, task, by, now)).await
+    }
+
+    async fn finish(&self, task: TaskId, by: Actor) -> Result<(), QueueError> {
+        let now = self.now();
+        self.submit(move |draft| verbs::finish(draft, task, by, now)).await
     }
 
     async fn requeue(&self, task: TaskId) -> Result<(), QueueError> {

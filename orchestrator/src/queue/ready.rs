@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Unfinished {
     tasks: HashMap<TaskId, Stored>,
     /// Oldest first: ids sort by creation only down to the millisecond.
-    by_issue: HashMap<(RepoName, u64), BTreeMap<u64, TaskId>>,
+    by_thread: HashMap<(RepoName, u64), BTreeMap<u64, TaskId>>,
     expiries: HashMap<TaskId, Expiry>,
     /// Queued, and not to be leased before a moment that may not have come; then by age.
     later: BTreeSet<(Timestamp, u64, TaskId)>,
@@ -63,6 +63,7 @@ impl Unfinished {
             TaskState::PullRequestOpen { .. }
             | TaskState::Merged { .. }
             | TaskState::Closed { .. }
+            | TaskState::Updated { .. }
             | TaskState::DiffReady
             | TaskState::NoChanges
             | TaskState::Rejected { .. }
@@ -72,8 +73,8 @@ impl Unfinished {
                 return;
             }
         }
-        if let Some(issue) = stored.task.request.source.issue() {
-            self.by_issue.entry((stored.task.request.repo.clone(), issue)).or_default().insert(stored.enqueued, id);
+        if let Some(thread) = stored.task.request.source.thread() {
+            self.by_thread.entry((stored.task.request.repo.clone(), thread)).or_default().insert(stored.enqueued, id);
         }
         self.tasks.insert(id, stored);
     }
@@ -108,9 +109,9 @@ impl Unfinished {
         self.tasks.values()
     }
 
-    /// The tasks of an issue, oldest first.
-    pub(super) fn of_issue(&self, repo: &RepoName, issue: u64) -> Vec<TaskId> {
-        let ids = self.by_issue.get(&(repo.clone(), issue));
+    /// The tasks of an issue or pull request, oldest first.
+    pub(super) fn of_thread(&self, repo: &RepoName, thread: u64) -> Vec<TaskId> {
+        let ids = self.by_thread.get(&(repo.clone(), thread));
         ids.into_iter().flat_map(BTreeMap::values).copied().collect()
     }
 
@@ -194,12 +195,12 @@ impl Unfinished {
             }
             _ => count_down(&mut self.at_work, &request.repo),
         }
-        if let Some(issue) = request.source.issue() {
-            let key = (request.repo.clone(), issue);
-            if let Some(ids) = self.by_issue.get_mut(&key) {
+        if let Some(thread) = request.source.thread() {
+            let key = (request.repo.clone(), thread);
+            if let Some(ids) = self.by_thread.get_mut(&key) {
                 ids.remove(&stored.enqueued);
                 if ids.is_empty() {
-                    self.by_issue.remove(&key);
+                    self.by_thread.remove(&key);
                 }
             }
         }

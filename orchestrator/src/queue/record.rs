@@ -159,6 +159,7 @@ impl QueueRecord {
             | TaskEvent::Released
             | TaskEvent::Finished { .. }
             | TaskEvent::CancelRequested { .. }
+            | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
             | TaskEvent::PullRequestMerged
@@ -231,6 +232,7 @@ impl Reported {
             | TaskEvent::StageReached { .. }
             | TaskEvent::LeaseExpired
             | TaskEvent::CancelRequested { .. }
+            | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
             | TaskEvent::PullRequestMerged
@@ -277,6 +279,7 @@ fn bounded_outcome(outcome: Outcome) -> Outcome {
             Outcome::PolicyRejected { violations }
         }
         other @ (Outcome::PullRequestOpened { .. }
+        | Outcome::PullRequestUpdated { .. }
         | Outcome::DiffVerified
         | Outcome::NothingChanged
         | Outcome::Cancelled) => other,

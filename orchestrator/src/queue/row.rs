@@ -19,7 +19,11 @@ pub(super) struct Row {
     crashes: u32,
     priority: Priority,
     notes: Vec<Note>,
+    #[serde(default)]
+    n_notes_seen: usize,
     cancel_requested: Option<Actor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finish_requested: Option<Actor>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -38,7 +42,9 @@ impl From<&Stored> for Row {
             crashes: task.crashes,
             priority: task.priority,
             notes: task.notes.clone(),
+            n_notes_seen: task.n_notes_seen,
             cancel_requested: task.cancel_requested.clone(),
+            finish_requested: task.finish_requested.clone(),
             created_at: task.created_at,
             updated_at: task.updated_at,
         }
@@ -57,8 +63,10 @@ impl Row {
             crashes: self.crashes,
             priority: self.priority,
             notes: self.notes,
+            n_notes_seen: self.n_notes_seen,
             anchor: None,
             cancel_requested: self.cancel_requested,
+            finish_requested: self.finish_requested,
             created_at: self.created_at,
             updated_at: self.updated_at,
         };

@@ -100,10 +100,16 @@ pub(super) fn request(repo: &str, issue: u64, key: &str) -> TaskRequest {
         repo: repo.parse().unwrap(),
         base: None,
         agent: None,
-        instruction: Instruction { title: "Fix the pager".into(), body: "It drops a row.".into(), trusted: false },
+        instruction: Instruction {
+            title: "Fix the pager".into(),
+            body: "It drops a row.".into(),
+            trusted: false,
+            about: String::new(),
+        },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: tasks::Work::default(),
     }
 }
 
@@ -673,7 +679,7 @@ async fn no_repository_waits_behind_the_flood_of_another() {
     let mut order = Vec::new();
     for _ in 0..7 {
         let (task, _) = room.lease("w1").await;
-        order.push((task.request.repo.to_string(), task.request.source.issue().unwrap()));
+        order.push((task.request.repo.to_string(), task.request.issue().unwrap()));
     }
     let order: Vec<_> = order.iter().map(|(repo, issue)| (repo.as_str(), *issue)).collect();
     let flood = |n| ("flood/one", n);

@@ -5,8 +5,8 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, QueueError, Received, Report, Source, Stage, Task,
-    TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
+    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, QueueError, Received, RepoName, Report, Source, Stage,
+    Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
 };
 
 use super::{
@@ -50,13 +50,13 @@ pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestam
     Ok(Received::New(id))
 }
 
-/// A label and a comment, or the label set twice, are one wish. A task that is being stopped does not count, nor does
-/// one that revises a pull request.
+/// A label and a comment, or the label set twice, are one wish, and so are two wishes for one pull request: what the later
+/// one says is not lost. A task that is being stopped does not count, nor does one that does something else.
 fn at_work_on_the_same(draft: &mut Draft<'_>, request: &TaskRequest) -> Result<Option<TaskId>, QueueError> {
-    let Some(issue) = request.source.issue().filter(|_| request.revises.is_none()) else { return Ok(None) };
-    for id in draft.unfinished().of_issue(&request.repo, issue) {
+    let Some(thread) = request.source.thread() else { return Ok(None) };
+    for id in draft.unfinished().of_thread(&request.repo, thread) {
         let Some(stored) = draft.find(id)? else { continue };
-        if stored.task.cancel_requested.is_none() && stored.task.request.revises.is_none() {
+        if stored.task.cancel_requested.is_none() && stored.task.request.work == request.work {
             return Ok(Some(id));
         }
     }
@@ -68,6 +68,14 @@ pub(super) fn cancel(draft: &mut Draft<'_>, id: TaskId, by: Actor, now: Timestam
     match (&stored.task.state, &stored.task.cancel_requested) {
         (TaskState::Cancelled { .. }, _) | (TaskState::Running { .. }, Some(_)) => Ok(()),
         _ => draft.apply(id, TaskEvent::CancelRequested { by }, now),
+    }
+}
+
+pub(super) fn finish(draft: &mut Draft<'_>, id: TaskId, by: Actor, now: Timestamp) -> Result<(), QueueError> {
+    let stored = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+    match (&stored.task.state, &stored.task.finish_requested) {
+        (TaskState::Running { .. }, None) => draft.apply(id, TaskEvent::FinishRequested { by }, now),
+        _ => Ok(()),
     }
 }
 
@@ -85,10 +93,12 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
     }
     match &change {
         Change::PullRequestMerged { repo, number } => {
+            stop_all(draft, repo, *number, now)?;
             let task = draft.task_of_pull_request(repo, *number)?;
             note(draft, task, TaskEvent::PullRequestMerged, now)?;
         }
         Change::PullRequestClosed { repo, number } => {
+            stop_all(draft, repo, *number, now)?;
             let task = draft.task_of_pull_request(repo, *number)?;
             note(draft, task, TaskEvent::PullRequestClosed, now)?;
         }
@@ -97,13 +107,23 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
             note(draft, task, TaskEvent::PullRequestReopened, now)?;
         }
         Change::IssueWithdrawn { repo, issue, by } => {
-            for id in draft.unfinished().of_issue(repo, *issue) {
+            for id in draft.unfinished().of_thread(repo, *issue) {
                 cancel(draft, id, by.clone(), now)?;
             }
         }
+        // Whether they may is not known yet: who reads the events asks, and acts.
+        Change::Asked(_) | Change::Reviewed { .. } | Change::ChecksFailed { .. } | Change::BranchMoved { .. } => {}
     }
     // Last, so that a write that was cut short between them is simply observed again.
     draft.stage(QueueRecord::Observed { key, at: now, change })
+}
+
+/// Nobody waits any more for changes of a pull request that is not open.
+fn stop_all(draft: &mut Draft<'_>, repo: &RepoName, number: u64, now: Timestamp) -> Result<(), QueueError> {
+    for id in draft.unfinished().of_thread(repo, number) {
+        cancel(draft, id, Actor { login: "whoever closed the pull request".into(), id: None }, now)?;
+    }
+    Ok(())
 }
 
 /// The world may tell things twice or out of order; what does not fit is no error of whoever told it.
@@ -151,9 +171,10 @@ pub(super) fn renew(
     if !reached {
         draft.apply(lease.task, TaskEvent::StageReached { stage }, now)?;
     }
-    Ok(match stored.task.cancel_requested {
-        Some(_) => Renewal::CancelRequested(until),
-        None => Renewal::Held(until),
+    Ok(match (stored.task.cancel_requested, stored.task.finish_requested) {
+        (Some(_), _) => Renewal::CancelRequested(until),
+        (None, Some(_)) => Renewal::FinishRequested(until),
+        (None, None) => Renewal::Held(until),
     })
 }
 

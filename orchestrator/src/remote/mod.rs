@@ -88,7 +88,7 @@ impl Desk {
             let Some(lease) = task.state.lease().filter(|lease| lease.worker == *worker).cloned() else { continue };
             // The queue decides, and not what could be read a moment ago.
             return match queue.renew(&lease, tasks::Stage::Preparing).await {
-                Ok(Renewal::Held(until) | Renewal::CancelRequested(until)) => {
+                Ok(Renewal::Held(until) | Renewal::CancelRequested(until) | Renewal::FinishRequested(until)) => {
                     Ok(Some(Granted { lasts_ms: self.lasts_ms(until), task, lease }))
                 }
                 Err(QueueError::StaleLease { .. } | QueueError::UnknownTask(_)) => Ok(None),
@@ -134,11 +134,12 @@ async fn abandon(State(desk): State<Desk>, ask: Result<Json<Ask>, JsonRejection>
 
 async fn renew(State(desk): State<Desk>, renew: Result<Json<Renew>, JsonRejection>) -> Result<Json<Renewed>, Answer> {
     let Renew { lease, stage } = body(renew)?;
-    let (cancel_requested, until) = match desk.0.queue.renew(&lease, stage).await? {
-        Renewal::Held(until) => (false, until),
-        Renewal::CancelRequested(until) => (true, until),
+    let (cancel_requested, finish_requested, until) = match desk.0.queue.renew(&lease, stage).await? {
+        Renewal::Held(until) => (false, false, until),
+        Renewal::CancelRequested(until) => (true, false, until),
+        Renewal::FinishRequested(until) => (false, true, until),
     };
-    Ok(Json(Renewed { cancel_requested, lasts_ms: desk.lasts_ms(until) }))
+    Ok(Json(Renewed { cancel_requested, finish_requested, lasts_ms: desk.lasts_ms(until) }))
 }
 
 async fn report(State(desk): State<Desk>, last: Result<Json<Final>, JsonRejection>) -> Result<Json<()>, Answer> {

@@ -114,10 +114,11 @@ impl Rig {
             repo: "acme/web".parse().unwrap(),
             base: None,
             agent: None,
-            instruction: Instruction { title: "Fix".into(), body: String::new(), trusted: false },
+            instruction: Instruction { title: "Fix".into(), body: String::new(), trusted: false, about: String::new() },
             deliver: Deliver::PullRequest,
             resources: Resources::default(),
             revises: None,
+            work: tasks::Work::default(),
         };
         self.queue.enqueue(request).await.unwrap().id()
     }

@@ -4,14 +4,14 @@
 //! is to us, nothing. New events of GitHub therefore never become errors here.
 
 use serde::Deserialize;
-use tasks::{Actor, Change, Deliver, Instruction, RepoName, Resources, Source, TaskRequest};
+use tasks::{Actor, Change, Deliver, Instruction, RepoName, Resources, Source, TaskRequest, Work};
 
-use super::signature::VerifiedDelivery;
+use super::{signature::VerifiedDelivery, talk};
 use crate::DoorConfig;
 
 /// Longer texts are cut. GitHub's own limit for an issue is a quarter of it.
-const MAX_BODY_BYTES: usize = 256 * 1024;
-const MAX_TITLE_BYTES: usize = 1024;
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
+pub(super) const MAX_TITLE_BYTES: usize = 1024;
 
 /// What a delivery asks for.
 #[derive(Debug)]
@@ -30,15 +30,15 @@ pub struct NotJson;
 
 /// An issue, as far as it matters.
 #[derive(Debug, Deserialize)]
-struct Issue {
-    number: u64,
+pub(super) struct Issue {
+    pub(super) number: u64,
     #[serde(default)]
-    title: String,
-    body: Option<String>,
+    pub(super) title: String,
+    pub(super) body: Option<String>,
     #[serde(default)]
-    state: String,
+    pub(super) state: String,
     /// There when the "issue" is a pull request.
-    pull_request: Option<serde::de::IgnoredAny>,
+    pub(super) pull_request: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,21 +54,27 @@ struct PullRequest {
 }
 
 #[derive(Debug, Deserialize)]
-struct Repository {
-    full_name: RepoName,
+pub(super) struct Repository {
+    pub(super) full_name: RepoName,
+    pub(super) default_branch: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Sender {
-    login: String,
-    id: u64,
+pub(super) struct Sender {
+    pub(super) login: String,
+    pub(super) id: u64,
     #[serde(rename = "type", default)]
-    kind: String,
+    pub(super) kind: String,
 }
 
 impl Sender {
-    fn actor(&self) -> Actor {
+    pub(super) fn actor(&self) -> Actor {
         Actor { login: self.login.clone(), id: Some(self.id) }
+    }
+
+    /// Bots start nothing, or two of them talk for ever.
+    pub(super) fn may_ask(&self, config: &DoorConfig) -> bool {
+        self.kind != "Bot" || config.allowed_bots.contains(&self.id)
     }
 }
 
@@ -78,6 +84,7 @@ struct IssuesEvent {
     action: String,
     issue: Issue,
     label: Option<Label>,
+    assignee: Option<Sender>,
     repository: Repository,
     sender: Sender,
 }
@@ -103,9 +110,17 @@ pub fn read(delivery: &VerifiedDelivery, config: &DoorConfig) -> Result<Reading,
         "pull_request" => parse::<PullRequestEvent>(delivery)?.map(|event| {
             pull_request_change(&event).map_or(Reading::Ignored("the action changes no state here"), Reading::Change)
         }),
+        "issue_comment" => parse::<talk::CommentEvent>(delivery)?.map(|event| reading(event.read(config))),
+        "pull_request_review" => parse::<talk::ReviewEvent>(delivery)?.map(|event| reading(event.read(config))),
+        "check_suite" => parse::<talk::SuiteEvent>(delivery)?.map(|event| reading(event.read(config))),
+        "push" => parse::<talk::PushEvent>(delivery)?.map(|event| reading(event.read(config))),
         _ => parse::<serde::de::IgnoredAny>(delivery)?.map(|_| Reading::Ignored("the event is not used")),
     };
     Ok(reading.unwrap_or(Reading::Ignored("the payload has not the shape of its event")))
+}
+
+fn reading(change: Result<Change, &'static str>) -> Reading {
+    change.map_or_else(Reading::Ignored, Reading::Change)
 }
 
 /// `None`: JSON, but not what the event's payload looks like.
@@ -121,34 +136,41 @@ fn parse<'a, T: Deserialize<'a>>(delivery: &'a VerifiedDelivery) -> Result<Optio
     }
 }
 
-/// An issue that got the label, set by somebody who may ask. Whether the person may write to the repository is asked live
+/// An issue that got the label or was assigned to us, by somebody who may ask. Whether the person may write to the repository is asked live
 /// when the work starts, not here: the door waits for nobody.
 fn to_request(
     event: &IssuesEvent,
     delivery: &VerifiedDelivery,
     config: &DoorConfig,
 ) -> Result<TaskRequest, &'static str> {
-    if event.action != "labeled" {
-        return Err("the action asks for nothing");
-    }
-    let label = event.label.as_ref().filter(|label| is_ours(label, config)).ok_or("another label was set")?;
+    let source = match event.action.as_str() {
+        "labeled" => {
+            let label = event.label.as_ref().filter(|label| is_ours(label, config)).ok_or("another label was set")?;
+            Source::IssueLabelled { issue: event.issue.number, label: label.name.clone() }
+        }
+        "assigned" => {
+            let to_us = event.assignee.as_ref().is_some_and(|assignee| is_us(&assignee.login, config));
+            if !to_us {
+                return Err("it was assigned to somebody else");
+            }
+            Source::IssueAssigned { issue: event.issue.number }
+        }
+        _ => return Err("the action asks for nothing"),
+    };
     if event.issue.pull_request.is_some() {
-        return Err("the label was set on a pull request, not on an issue");
+        return Err("that is a pull request, not an issue");
     }
     if event.issue.state != "open" {
         return Err("the issue is not open");
     }
-    if event.sender.kind == "Bot" && !config.allowed_bots.contains(&event.sender.id) {
-        return Err("the label was set by a bot that is not allowed to ask");
+    if !event.sender.may_ask(config) {
+        return Err("a bot that is not allowed to ask did it");
     }
     let repo = &event.repository.full_name;
-    let allowed = config.repositories.is_empty() || config.repositories.iter().any(|pattern| matches(pattern, repo));
-    if !allowed {
-        return Err("the repository is not among the configured ones");
-    }
+    is_configured(repo, config)?;
     Ok(TaskRequest {
         dedupe_key: delivery.dedupe_key(),
-        source: Source::IssueLabelled { issue: event.issue.number, label: label.name.clone() },
+        source,
         actor: event.sender.actor(),
         repo: repo.clone(),
         base: None,
@@ -157,10 +179,12 @@ fn to_request(
             title: cut(&event.issue.title, MAX_TITLE_BYTES),
             body: cut(event.issue.body.as_deref().unwrap_or_default(), MAX_BODY_BYTES),
             trusted: false,
+            about: String::new(),
         },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: Work::Change,
     })
 }
 
@@ -168,6 +192,7 @@ fn to_request(
 fn issue_change(event: &IssuesEvent, config: &DoorConfig) -> Option<Change> {
     let withdrawn = match event.action.as_str() {
         "unlabeled" => event.label.as_ref().is_some_and(|label| is_ours(label, config)),
+        "unassigned" => event.assignee.as_ref().is_some_and(|assignee| is_us(&assignee.login, config)),
         "closed" | "deleted" | "transferred" => true,
         _ => false,
     };
@@ -192,6 +217,19 @@ fn is_ours(label: &Label, config: &DoorConfig) -> bool {
     label.name.to_lowercase() == config.label.to_lowercase()
 }
 
+/// Whether this login is the account that Onramp works as.
+fn is_us(login: &str, config: &DoorConfig) -> bool {
+    let login = login.strip_suffix("[bot]").unwrap_or(login);
+    config.names.iter().any(|name| name.eq_ignore_ascii_case(login))
+}
+
+/// # Errors
+/// It is not.
+pub(super) fn is_configured(repo: &RepoName, config: &DoorConfig) -> Result<(), &'static str> {
+    let configured = config.repositories.is_empty() || config.repositories.iter().any(|pattern| matches(pattern, repo));
+    if configured { Ok(()) } else { Err("the repository is not among the configured ones") }
+}
+
 /// Whether `pattern` (`owner/name`, `*` for any run of characters but the slash) names the repository. Case does not
 /// count, as on GitHub.
 fn matches(pattern: &str, repo: &RepoName) -> bool {
@@ -211,7 +249,7 @@ fn matches(pattern: &str, repo: &RepoName) -> bool {
         .is_some_and(|(owner, name)| part_matches(owner, repo.owner()) && part_matches(name, repo.name()))
 }
 
-fn cut(text: &str, max_bytes: usize) -> String {
+pub(super) fn cut(text: &str, max_bytes: usize) -> String {
     text[..text.floor_char_boundary(max_bytes)].to_owned()
 }
 

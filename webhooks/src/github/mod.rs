@@ -1,7 +1,9 @@
 //! Deliveries of GitHub, and of GitHub Enterprise, which sends the same.
 
+mod commands;
 pub mod events;
 pub mod signature;
+mod talk;
 
 use axum::{
     body::Body,
@@ -10,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tasks::{Change, QueueError};
+use tasks::QueueError;
 use tracing::Instrument;
 
 use self::{
@@ -60,7 +62,7 @@ async fn take(door: &Door, headers: &HeaderMap, delivery: &VerifiedDelivery) -> 
             Ok(received.into())
         }
         Reading::Change(change) => {
-            let observed = observed_word(&change);
+            let observed = change.word();
             in_time(door, door.intake.observe(delivery.dedupe_key(), change)).await?;
             Ok(Taken::Observed { observed })
         }
@@ -68,15 +70,6 @@ async fn take(door: &Door, headers: &HeaderMap, delivery: &VerifiedDelivery) -> 
             tracing::debug!(reason, "a delivery asks for nothing here");
             Ok(Taken::Ignored { ignored: reason })
         }
-    }
-}
-
-fn observed_word(change: &Change) -> &'static str {
-    match change {
-        Change::PullRequestMerged { .. } => "pull_request_merged",
-        Change::PullRequestClosed { .. } => "pull_request_closed",
-        Change::PullRequestReopened { .. } => "pull_request_reopened",
-        Change::IssueWithdrawn { .. } => "issue_withdrawn",
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Round<'a> {
     pub artifacts: &'a Artifacts,
     /// 1, 2, …
     pub number: u32,
+    /// Cancelled when it is to stop with what it has done.
+    pub finish: &'a CancellationToken,
 }
 
 /// How a round ended well: the agent thinks it is done. The diff decides.
@@ -106,12 +108,15 @@ pub async fn run(
         tokio::select! {
             biased;
             () = cancel.cancelled() => Ended::Cancelled,
+            () = round.finish.cancelled() => Ended::ToldToFinish,
             exit = sandbox.run(&call.command, &mut on_output) => Ended::Exit(exit),
             () = clock.silent_for(round.idle) => Ended::Silent,
         }
     };
     reader.close();
     match ended {
+        // What it has done by now is what counts.
+        Ended::ToldToFinish => {}
         Ended::Exit(Ok(exit)) => judge(&round, &exit, &reader)?,
         Ended::Exit(Err(SandboxError::CannotRun { program, reason })) => {
             return Err(not_installed(round.agent, &program, &reason));
@@ -147,6 +152,7 @@ enum Ended {
     Exit(Result<Exit, SandboxError>),
     Silent,
     Cancelled,
+    ToldToFinish,
 }
 
 /// How an agent is called in one round.

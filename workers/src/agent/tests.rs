@@ -31,6 +31,7 @@ fn read(agent: &str, transcript: &[u8], exit_code: i32) -> (Vec<String>, Result<
         idle: Duration::from_secs(60),
         artifacts: &artifacts,
         number: 1,
+        finish: &CancellationToken::new(),
     };
     let exit = Exit {
         code: Some(exit_code),
@@ -222,6 +223,7 @@ fn call(agent: &str, resume: Option<&str>, model: Option<&str>) -> Call {
         idle: Duration::from_secs(60),
         artifacts: &artifacts,
         number: 1,
+        finish: &CancellationToken::new(),
     };
     Call::new(&round).unwrap()
 }

@@ -5,7 +5,7 @@ pub mod local;
 pub mod none;
 
 use async_trait::async_trait;
-use tasks::{Actor, BranchName, CommitSha, Failure, PullRequest, RepoName};
+use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName};
 
 use crate::{checkout::Remote, fence::Fence};
 
@@ -47,6 +47,78 @@ pub struct NewPullRequest<'a> {
     pub reviewers: &'a [String],
 }
 
+/// What people see at once of what becomes of their wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// It was seen, and is taken up.
+    Eyes,
+    /// It came to a pull request.
+    Rocket,
+    /// It came to nothing.
+    Confused,
+}
+
+/// What is reacted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReactTo {
+    /// An issue or pull request.
+    Thread(u64),
+    /// A comment in the conversation of one.
+    Comment(u64),
+}
+
+/// A pull request as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullRequestNow {
+    /// It; its head is the branch's commit of now.
+    pub pull_request: PullRequest,
+    /// The branch it goes against.
+    pub base: BranchName,
+    /// Neither closed nor merged.
+    pub is_open: bool,
+    /// Its branch lies in the repository itself, not in a fork.
+    pub is_ours_to_push: bool,
+}
+
+/// One comment on a line of code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineComment {
+    /// Its id.
+    pub id: u64,
+    /// The file.
+    pub path: String,
+    /// The line, where it still has one.
+    pub line: Option<u64>,
+    /// The lines of the diff that it stands under.
+    pub hunk: String,
+    /// What it says.
+    pub body: String,
+}
+
+/// A check of the forge's own that failed on a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedCheck {
+    /// Its name.
+    pub name: String,
+    /// What it says: its title, summary and annotations, cut.
+    pub said: String,
+}
+
+/// An answer to a comment on a line of code.
+#[derive(Debug, Clone)]
+pub struct Reply<'a> {
+    /// Where.
+    pub repo: &'a RepoName,
+    /// The number of the pull request.
+    pub number: u64,
+    /// The comment that is answered.
+    pub to: u64,
+    /// A hidden HTML comment that the body contains. The key.
+    pub marker: &'a str,
+    /// Markdown.
+    pub body: &'a str,
+}
+
 /// A forge. Every method that writes may be repeated without a second effect; each names its key.
 #[async_trait]
 pub trait Forge: Send + Sync + std::fmt::Debug {
@@ -62,4 +134,28 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// Writes the one status comment of a task on an issue: edits the one that carries `marker`, else creates it.
     /// Key: `marker`, a hidden HTML comment that the body must contain. Returns the URL.
     async fn status_comment(&self, repo: &RepoName, issue: u64, marker: &str, body: &str) -> Result<String, Failure>;
+    /// Puts a reaction of ours there. Key: the kind of reaction; a second one of the same kind is the first one.
+    async fn react(&self, _repo: &RepoName, _to: ReactTo, _reaction: Reaction) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// A pull request as it is now.
+    async fn pull_request_now(&self, repo: &RepoName, number: u64) -> Result<PullRequestNow, Failure> {
+        Err(no_such(repo, number, "pull request"))
+    }
+    /// The comments on lines that belong to a review, but those that were changed after it was submitted.
+    async fn line_comments(&self, repo: &RepoName, number: u64, _review: u64) -> Result<Vec<LineComment>, Failure> {
+        Err(no_such(repo, number, "review"))
+    }
+    /// Answers a comment on a line, once. Key: the marker.
+    async fn reply(&self, _fence: &Fence, reply: Reply<'_>) -> Result<(), Failure> {
+        Err(no_such(reply.repo, reply.number, "comment"))
+    }
+    /// The forge's own checks that failed on a commit.
+    async fn failed_checks(&self, _repo: &RepoName, _head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
+        Ok(Vec::new())
+    }
+}
+
+fn no_such(repo: &RepoName, number: u64, what: &str) -> Failure {
+    Failure::new(Code::PullRequestRefused, format!("{repo}#{number} is no {what} that this forge knows"))
 }

@@ -31,7 +31,10 @@ const TRAILER: &str = "Task-Id: ";
 #[derive(Debug, Clone)]
 pub(super) struct Push {
     pub(super) branch: BranchName,
-    pub(super) base: CommitSha,
+    /// What the commit follows.
+    pub(super) parents: Vec<CommitSha>,
+    /// What has to be on the branch before, where it is a pull request that gets one commit more.
+    pub(super) follows: Option<CommitSha>,
     pub(super) tree: TreeSha,
     /// With or without the trailer.
     pub(super) message: String,
@@ -79,9 +82,13 @@ fn attempt(
     let heads = connection.list().map_err(failed)?;
     let there = heads.iter().find(|head| head.name() == target).map(git2::RemoteHead::oid);
     let force = match there {
+        None if push.follows.is_some() => return Err(foreign(push)),
         None => "",
+        Some(there) if push.follows.as_ref().is_some_and(|before| before.as_str() == there.to_string()) => "",
         Some(there) => match own_commit(repo, remote, push, there, call)? {
             Own::Same => return Ok(there),
+            // Nothing on a pull request is ever replaced.
+            Own::Earlier if push.follows.is_some() => return Err(foreign(push)),
             Own::Earlier => "+",
         },
     };
@@ -127,7 +134,8 @@ fn own_commit(repo: &Repository, remote: &Remote, push: &Push, there: Oid, call:
         return Err(foreign(push));
     }
     let same_tree = found.tree_id() == oid(push.tree.as_str())?;
-    let same_base = found.parent_id(0).is_ok_and(|parent| parent.to_string() == push.base.as_str());
+    let same_base =
+        found.parent_ids().map(|id| id.to_string()).eq(push.parents.iter().map(|id| id.as_str().to_owned()));
     Ok(if same_tree && same_base { Own::Same } else { Own::Earlier })
 }
 
@@ -137,10 +145,10 @@ fn is_ours(commit: &Commit<'_>, push: &Push) -> bool {
     has_trailer(&String::from_utf8_lossy(commit.message_bytes()), &push.task)
         && us(commit.author())
         && us(commit.committer())
-        && commit.parent_count() == 1
+        && commit.parent_count() == push.parents.len()
 }
 
-fn has_trailer(message: &str, task: &str) -> bool {
+pub(crate) fn has_trailer(message: &str, task: &str) -> bool {
     let last = message.trim_end().rsplit("\n\n").next().unwrap_or_default();
     last.lines().any(|line| line.strip_prefix(TRAILER).is_some_and(|id| id.trim() == task))
 }
@@ -155,8 +163,12 @@ fn commit(repo: &Repository, push: &Push) -> Result<Oid, Failure> {
         Failure::new(Code::BadConfig, "The name or address that commits are made with is not one that git takes")
             .detail(error.message().to_owned())
     })?;
-    let (tree, parent) = (oid(push.tree.as_str())?, oid(push.base.as_str())?);
-    let commit = || repo.commit(None, &who, &who, &message, &repo.find_tree(tree)?, &[&repo.find_commit(parent)?]);
+    let tree = oid(push.tree.as_str())?;
+    let parents = push.parents.iter().map(|parent| oid(parent.as_str())).collect::<Result<Vec<_>, _>>()?;
+    let commit = || {
+        let parents = parents.iter().map(|parent| repo.find_commit(*parent)).collect::<Result<Vec<_>, _>>()?;
+        repo.commit(None, &who, &who, &message, &repo.find_tree(tree)?, &parents.iter().collect::<Vec<_>>())
+    };
     commit().map_err(Failure::internal)
 }
 
@@ -251,7 +263,8 @@ mod tests {
             let (mirror, base) = Mirror::checkout(&root, &"acme/web".parse().unwrap(), &remote, None).await.unwrap();
             let push = Push {
                 branch: "onramp/1-fix-a1b2c3d4".parse().unwrap(),
-                base: base.commit,
+                parents: vec![base.commit],
+                follows: None,
                 tree: "0".repeat(40).parse().unwrap(),
                 message: "Fix it\n\nFixes: #1\n".into(),
                 task: "0190a0b0c0d0700080009000a1b2c3d4".into(),
@@ -266,7 +279,7 @@ mod tests {
         /// Wants this content of the one file on the branch.
         async fn want(&mut self, bytes: &[u8]) {
             let file = TreeFile { path: b"a.txt".to_vec(), kind: FileKind::Regular, bytes: bytes.to_vec() };
-            let patch = Patch::new(self.push.base.clone(), vec![PatchEntry::Write(file)]).unwrap();
+            let patch = Patch::new(self.push.parents[0].clone(), vec![PatchEntry::Write(file)]).unwrap();
             self.push.tree = patch.onto(&self.mirror).await.unwrap().tree().clone();
         }
 
@@ -315,7 +328,7 @@ mod tests {
             let commit = road.push().await.unwrap();
             assert_eq!(road.head(), commit.as_str());
             let text = road.at_forge(&["cat-file", "commit", commit.as_str()]);
-            let (tree, base) = (&road.push.tree, &road.push.base);
+            let (tree, base) = (&road.push.tree, &road.push.parents[0]);
             let who = "Onramp <onramp@example.org> 1790000000 +0000";
             assert_eq!(
                 text,
@@ -343,7 +356,7 @@ mod tests {
             let second = road.push().await.unwrap();
             assert_ne!(second, first);
             assert_eq!(road.head(), second.as_str());
-            assert_eq!(road.at_forge(&["rev-parse", &format!("{second}^")]), road.push.base.as_str());
+            assert_eq!(road.at_forge(&["rev-parse", &format!("{second}^")]), road.push.parents[0].as_str());
         }
     }
 
@@ -383,10 +396,13 @@ mod tests {
         road.want(b"3").await;
         // The hook runs inside of our push, before the update is made: the branch is not where it was looked at any more.
         let branch = format!("refs/heads/{}", road.push.branch);
-        road.hook("pre-receive", &format!("unset GIT_QUARANTINE_PATH; git update-ref {branch} {}", road.push.base));
+        road.hook(
+            "pre-receive",
+            &format!("unset GIT_QUARANTINE_PATH; git update-ref {branch} {}", road.push.parents[0]),
+        );
         let failure = road.push().await.unwrap_err();
         assert_eq!(failure.code.as_str(), "E052", "{failure:?}");
-        assert_eq!(road.head(), road.push.base.as_str());
+        assert_eq!(road.head(), road.push.parents[0].as_str());
         assert_ne!(road.head(), first.as_str());
     }
 

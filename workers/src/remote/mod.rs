@@ -184,12 +184,16 @@ impl RemoteQueue {
         let asked_at = (self.clock)();
         let renew = Renew { lease: lease.clone(), stage };
         match self.client.post::<Renewed>(RENEW, &renew, TIMEOUT).await {
-            Ok(Renewed { cancel_requested, lasts_ms }) => {
+            Ok(Renewed { cancel_requested, finish_requested, lasts_ms }) => {
                 if let Some(holding) = self.holding(lease) {
                     *holding.heard() = (Instant::now(), stage);
                 }
                 let until = self.until(asked_at, lasts_ms);
-                Ok(if cancel_requested { Renewal::CancelRequested(until) } else { Renewal::Held(until) })
+                Ok(match (cancel_requested, finish_requested) {
+                    (true, _) => Renewal::CancelRequested(until),
+                    (false, true) => Renewal::FinishRequested(until),
+                    (false, false) => Renewal::Held(until),
+                })
             }
             Err(Trouble::Away(why)) => match self.holding(lease) {
                 Some(holding) if holding.heard().0.elapsed() > PATIENCE => Err(self.stale(lease)),

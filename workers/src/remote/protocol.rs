@@ -79,6 +79,9 @@ pub struct Renew {
 pub struct Renewed {
     /// Somebody asked for the task to stop.
     pub cancel_requested: bool,
+    /// Somebody asked for it to end with what is there.
+    #[serde(default)]
+    pub finish_requested: bool,
     /// How long it lasts from now on.
     pub lasts_ms: u64,
 }

@@ -87,7 +87,7 @@ async fn no_more_than_so_many_of_a_repository_are_at_work_and_others_pass() {
     tokio::task::yield_now().await;
     queue.report(&leases[0], opened(1)).await.unwrap();
     let task = tokio::time::timeout(std::time::Duration::from_secs(20), waits).await.unwrap().unwrap();
-    assert_eq!(task.request.source.issue(), Some(3));
+    assert_eq!(task.request.issue(), Some(3));
 }
 
 #[tokio::test]

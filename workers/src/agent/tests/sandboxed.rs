@@ -66,6 +66,7 @@ impl Room {
             idle,
             artifacts: &self.artifacts,
             number: 1,
+            finish: &CancellationToken::new(),
         };
         run(&self.sandbox, round, progress, cancel).await
     }

@@ -10,6 +10,7 @@ mod comments;
 mod decorate;
 mod errors;
 mod pulls;
+mod talk;
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 use reqwest::Url;
 use serde::Deserialize;
-use tasks::{Actor, BranchName, Code, Failure, PullRequest, RepoName};
+use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName};
 use tokio::sync::OnceCell;
 
 pub use self::auth::Credentials;
@@ -29,8 +30,8 @@ use self::{
     api::Api,
     auth::{Access, Own, Pass},
 };
-use super::{Forge, NewPullRequest, Permission};
-use crate::checkout::Remote;
+use super::{FailedCheck, Forge, LineComment, NewPullRequest, Permission, PullRequestNow, ReactTo, Reaction, Reply};
+use crate::{checkout::Remote, fence::Fence};
 
 /// Where the API of github.com is.
 const PUBLIC_API: &str = "https://api.github.com";
@@ -202,6 +203,26 @@ impl Forge for GitHubForge {
         let own = self.own().await?;
         let _one_at_a_time = self.commenting.lock().await;
         comments::find_or_write(&reach, own, issue, marker, body).await
+    }
+
+    async fn react(&self, repo: &RepoName, to: ReactTo, reaction: Reaction) -> Result<(), Failure> {
+        talk::react(&self.reach(repo).await?, to, reaction).await
+    }
+
+    async fn pull_request_now(&self, repo: &RepoName, number: u64) -> Result<PullRequestNow, Failure> {
+        talk::pull_request_now(&self.reach(repo).await?, number).await
+    }
+
+    async fn line_comments(&self, repo: &RepoName, number: u64, review: u64) -> Result<Vec<LineComment>, Failure> {
+        talk::line_comments(&self.reach(repo).await?, number, review).await
+    }
+
+    async fn reply(&self, fence: &Fence, reply: Reply<'_>) -> Result<(), Failure> {
+        talk::reply(&self.reach(reply.repo).await?, self.own().await?, fence, &reply).await
+    }
+
+    async fn failed_checks(&self, repo: &RepoName, head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
+        talk::failed_checks(&self.reach(repo).await?, head).await
     }
 }
 

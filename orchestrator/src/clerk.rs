@@ -1,0 +1,311 @@
+//! Acts on what people ask for in comments and reviews, on checks that failed, and on a base branch that moved.
+//!
+//! The door stores such things without asking anybody. Here each is taken up in its order: the forge is asked whether the
+//! person may, and then the queue does it. The durable cursor moves only past what was dealt with, and every act may be
+//! repeated: requests carry the key of the delivery that they come from. What the forge cannot answer now is asked again
+//! later, and later things of the same issue or pull request wait for it; no error ever means yes.
+
+mod help;
+mod wishes;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration as StdDuration,
+};
+
+use chrono::Duration;
+use tasks::{Change, DedupeKey, Failure, FailureKind, QueueError, RepoName, Task, TaskEvent, TaskId, Timestamp};
+use tokio_util::sync::CancellationToken;
+use workers::forge::Forge;
+
+use crate::queue::{Clock, Queue, QueueRecord};
+
+const CURSOR: &str = "clerk";
+const BATCH: usize = 500;
+/// The wait after the first time that the forge did not answer; doubles up to the cap.
+const RETRY_BASE: Duration = Duration::seconds(5);
+const RETRY_CAP: Duration = Duration::minutes(15);
+/// After so many tries (two days, by then) it is given up.
+const MAX_TRIES: u32 = 200;
+/// A look around without being woken.
+const IDLE: StdDuration = StdDuration::from_secs(60);
+const STORE_PAUSE: StdDuration = StdDuration::from_secs(5);
+
+/// What the operator decides.
+#[derive(Debug, Clone)]
+pub struct ClerkOptions {
+    /// How often failed checks of the forge may start work on one pull request by themselves.
+    pub check_rounds: usize,
+    /// Open pull requests are brought up to their base branch when that moves.
+    pub follow_base: bool,
+    /// The logins that mean Onramp, for the help.
+    pub names: Vec<String>,
+}
+
+impl Default for ClerkOptions {
+    fn default() -> Self {
+        Self { check_rounds: 2, follow_base: false, names: vec!["onramp".to_owned()] }
+    }
+}
+
+/// Who takes up what was asked.
+pub struct Clerk {
+    queue: Arc<Queue>,
+    forge: Arc<dyn Forge>,
+    clock: Clock,
+    options: ClerkOptions,
+    /// Only one pass at a time.
+    pass: tokio::sync::Mutex<()>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// Events up to here have been read. `None` before the first pass.
+    read_to: Option<u64>,
+    /// The cursor as it is stored.
+    stored: u64,
+    /// What is not dealt with, by its place in the journal.
+    open: BTreeMap<u64, Matter>,
+}
+
+/// One thing to be dealt with.
+#[derive(Debug, Clone)]
+struct Matter {
+    what: What,
+    not_before: Timestamp,
+    tries: u32,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    /// Something was told by the forge, in the delivery of this key.
+    Told { key: DedupeKey, change: Change },
+    /// A task has ended.
+    Ended { task: TaskId },
+}
+
+/// Why something is not dealt with.
+#[derive(Debug)]
+enum Trouble {
+    Store(QueueError),
+    Forge(Failure),
+}
+
+impl From<QueueError> for Trouble {
+    fn from(error: QueueError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Forge(failure)
+    }
+}
+
+impl Clerk {
+    /// A clerk of this queue.
+    pub fn new(queue: Arc<Queue>, forge: Arc<dyn Forge>, clock: Clock, options: ClerkOptions) -> Self {
+        Self { queue, forge, clock, options, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
+    }
+
+    /// Deals with what there is to deal with now. Returns how many things were dealt with.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written. A failure of the forge is no error: it is tried again later.
+    pub async fn work_once(&self, now: Timestamp) -> Result<usize, QueueError> {
+        let _pass = self.pass.lock().await;
+        self.read_events(now).await?;
+        let mut n_done = 0;
+        let mut waiting: Vec<(RepoName, u64)> = Vec::new();
+        let open: Vec<_> = self.memory().open.iter().map(|(at, matter)| (*at, matter.clone())).collect();
+        for (at, matter) in open {
+            let thread = matter.what.thread();
+            let comes_later = thread.as_ref().is_some_and(|thread| waiting.contains(thread));
+            if comes_later || matter.not_before > now {
+                waiting.extend(thread);
+                continue;
+            }
+            match self.deal_with(&matter.what, now).await {
+                Ok(()) => {
+                    self.memory().open.remove(&at);
+                    n_done += 1;
+                }
+                Err(Trouble::Store(error @ (QueueError::Unavailable(_) | QueueError::ShuttingDown))) => {
+                    return Err(error);
+                }
+                // What it was about is gone or has moved on meanwhile.
+                Err(Trouble::Store(error)) => {
+                    tracing::info!(%error, "what was asked does not fit any more");
+                    self.memory().open.remove(&at);
+                }
+                Err(Trouble::Forge(failure)) => {
+                    waiting.extend(thread);
+                    self.postpone(at, matter, &failure, now);
+                }
+            }
+        }
+        self.move_cursor().await?;
+        Ok(n_done)
+    }
+
+    /// Works until told to stop: woken by events, and by the moments at which something is to be tried again.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let now = (self.clock)();
+            let (wake, may_read) = match self.work_once(now).await {
+                Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
+                Err(QueueError::ShuttingDown) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "what was asked waits until the task store can be used again");
+                    (STORE_PAUSE, false)
+                }
+            };
+            let read_to = self.memory().read_to.unwrap_or(0);
+            let events = async {
+                if !may_read || self.queue.wait_for_event(read_to).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = events => {}
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    async fn read_events(&self, now: Timestamp) -> Result<(), QueueError> {
+        let known = self.memory().read_to;
+        let mut read_to = match known {
+            Some(read_to) => read_to,
+            None => {
+                let cursor = self.queue.cursor(CURSOR).await?;
+                self.memory().stored = cursor;
+                cursor
+            }
+        };
+        loop {
+            let events = self.queue.events_after(read_to, BATCH).await?;
+            let n_events = events.len();
+            let mut memory = self.memory();
+            for (sequence, record) in events {
+                read_to = sequence;
+                if let Some(what) = What::of(record) {
+                    memory.open.insert(sequence, Matter { what, not_before: now, tries: 0 });
+                }
+            }
+            memory.read_to = Some(read_to);
+            if n_events < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn deal_with(&self, what: &What, now: Timestamp) -> Result<(), Trouble> {
+        match what {
+            What::Ended { task } => self.follow_up(*task).await,
+            What::Told { key, change } => match change {
+                Change::Asked(asked) => self.asked(key, asked).await,
+                Change::Reviewed { repo, number, review, by, wants_changes, body } => {
+                    let review = wishes::Review { repo, number: *number, id: *review, by, body };
+                    self.reviewed(key, review, *wants_changes).await
+                }
+                Change::ChecksFailed { repo, numbers, head } => self.checks_failed(repo, numbers, head).await,
+                Change::BranchMoved { repo, branch } => self.branch_moved(key, repo, branch, now).await,
+                Change::PullRequestMerged { .. }
+                | Change::PullRequestClosed { .. }
+                | Change::PullRequestReopened { .. }
+                | Change::IssueWithdrawn { .. } => Ok(()),
+            },
+        }
+    }
+
+    fn postpone(&self, at: u64, matter: Matter, failure: &Failure, now: Timestamp) {
+        let is_passing = match failure.kind {
+            FailureKind::Infrastructure | FailureKind::LeaseExpired | FailureKind::Timeout => true,
+            FailureKind::Budget | FailureKind::Agent | FailureKind::Verification | FailureKind::Configuration => {
+                failure.retry_not_before.is_some()
+            }
+        };
+        let mut memory = self.memory();
+        if !is_passing || matter.tries >= MAX_TRIES {
+            tracing::warn!(%failure, "what was asked is not taken up: the forge does not say that it may be");
+            memory.open.remove(&at);
+            return;
+        }
+        let wait = (RETRY_BASE * (1 << matter.tries.min(8))).min(RETRY_CAP);
+        let not_before = failure.retry_not_before.map_or(now + wait, |at| at.max(now + wait));
+        tracing::warn!(%failure, tries = matter.tries + 1, "what was asked waits for the forge");
+        memory.open.insert(at, Matter { not_before, tries: matter.tries + 1, ..matter });
+    }
+
+    fn next_due(&self, now: Timestamp) -> Option<StdDuration> {
+        let next = self.memory().open.values().map(|matter| matter.not_before).min()?;
+        // Never zero: what is due and was left over is for the next pass, not for a busy loop.
+        Some((next - now).to_std().unwrap_or_default().max(StdDuration::from_millis(200)))
+    }
+
+    async fn move_cursor(&self) -> Result<(), QueueError> {
+        let (cursor, stored) = {
+            let memory = self.memory();
+            let open = memory.open.keys().next().map(|first| first - 1);
+            (open.or(memory.read_to).unwrap_or(0), memory.stored)
+        };
+        if cursor > stored {
+            self.queue.set_cursor(CURSOR, cursor).await?;
+            self.memory().stored = cursor;
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl What {
+    /// What an event asks of a clerk, if anything.
+    fn of(record: QueueRecord) -> Option<Self> {
+        match record {
+            QueueRecord::Observed { key, change, .. } => match change {
+                Change::Asked(_)
+                | Change::Reviewed { .. }
+                | Change::ChecksFailed { .. }
+                | Change::BranchMoved { .. } => Some(Self::Told { key, change }),
+                Change::PullRequestMerged { .. }
+                | Change::PullRequestClosed { .. }
+                | Change::PullRequestReopened { .. }
+                | Change::IssueWithdrawn { .. } => None,
+            },
+            QueueRecord::Applied {
+                task, event: TaskEvent::Finished { .. } | TaskEvent::AttemptFailed { .. }, ..
+            } => Some(Self::Ended { task }),
+            QueueRecord::Enqueued { .. }
+            | QueueRecord::Joined { .. }
+            | QueueRecord::Applied { .. }
+            | QueueRecord::Checkpointed { .. }
+            | QueueRecord::CursorMoved { .. } => None,
+        }
+    }
+
+    /// The issue or pull request that it is about: what is said there is taken up in order.
+    fn thread(&self) -> Option<(RepoName, u64)> {
+        match self {
+            Self::Told { change: Change::Asked(asked), .. } => Some((asked.repo.clone(), asked.number)),
+            Self::Told { change: Change::Reviewed { repo, number, .. }, .. } => Some((repo.clone(), *number)),
+            Self::Told { .. } | Self::Ended { .. } => None,
+        }
+    }
+}
+
+/// Whether a task belongs to this issue or pull request: it was asked there, or its pull request is it.
+fn belongs(task: &Task, number: u64) -> bool {
+    task.request.source.thread() == Some(number)
+        || task.state.pull_request().is_some_and(|pull_request| pull_request.number == number)
+}
+
+#[cfg(test)]
+mod tests;
