@@ -14,6 +14,7 @@ mod queue_bench;
 mod queue_faults;
 mod real_agent;
 mod road;
+mod talk;
 mod tidy;
 mod verdicts;
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Call, apps, json,
     state::{Permission, Pull, Repository, State, Token, now},
+    talk,
 };
 
 /// The longest text of a comment or a pull request.
@@ -58,6 +59,7 @@ pub(super) enum Need {
     WriteIssues,
     ReadPulls,
     WritePulls,
+    ReadChecks,
 }
 
 impl Need {
@@ -71,6 +73,7 @@ impl Need {
             Self::WriteIssues => ("issues", true),
             Self::ReadPulls => ("pull_requests", false),
             Self::WritePulls => ("pull_requests", true),
+            Self::ReadChecks => ("checks", false),
         }
     }
 }
@@ -232,8 +235,24 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
         ("POST", ["pulls", number, "requested_reviewers"]) => request_reviewers(at, number),
         ("GET", ["pulls", number, "reviews"]) => {
             at.need(Need::ReadPulls)?;
-            // Nobody reviews in these tests.
-            find_pull(at, number).map(|_| Reply::ok(json!([])))
+            let pull = find_pull(at, number)?.number;
+            let reviews = at.state.talk.reviews.iter().filter(|review| review.pull == pull);
+            Ok(at.page(reviews.map(|review| talk::review_json(at.state, review)).collect()))
+        }
+        ("GET", ["pulls", number, "reviews", id]) => one_review(at, number, id),
+        ("GET", ["pulls", number, "reviews", id, "comments"]) => line_comments(at, number, Some(id)),
+        ("GET", ["pulls", number, "comments"]) => line_comments(at, number, None),
+        ("POST", ["pulls", number, "comments", id, "replies"]) => reply(at, number, id),
+        ("POST", ["issues", number, "reactions"]) => react(at, format!("issues/{}", numbered(at, number)?)),
+        ("POST", ["issues", "comments", id, "reactions"]) => {
+            let id = at.state.comments[find_comment(at, id)?].id;
+            react(at, format!("issues/comments/{id}"))
+        }
+        ("GET", ["commits", sha, "check-runs"]) => {
+            at.need(Need::ReadChecks)?;
+            let runs = at.state.talk.check_runs.iter().filter(|run| run.sha == *sha);
+            let runs: Vec<Value> = runs.map(talk::check_run_json).collect();
+            Ok(Reply::ok(json!({ "total_count": runs.len(), "check_runs": runs })))
         }
         _ => Err(Reply::not_found()),
     }
@@ -355,6 +374,62 @@ fn labels_of<'a>(at: &'a mut InRepository<'_>, number: u64) -> Result<&'a mut Ve
         Some(pull) => Ok(&mut pull.labels),
         None => Ok(&mut repo.issues.get_mut(&number).ok_or_else(Reply::not_found)?.labels),
     }
+}
+
+// ---- conversation
+
+fn one_review(at: &InRepository<'_>, number: &str, id: &str) -> Answer {
+    at.need(Need::ReadPulls)?;
+    let pull = find_pull(at, number)?.number;
+    let found = at.state.talk.reviews.iter().find(|review| review.pull == pull && review.id.to_string() == id);
+    Ok(Reply::ok(talk::review_json(at.state, found.ok_or_else(Reply::not_found)?)))
+}
+
+fn line_comments(at: &InRepository<'_>, number: &str, review: Option<&str>) -> Answer {
+    at.need(Need::ReadPulls)?;
+    let pull = find_pull(at, number)?.number;
+    let comments = at.state.talk.line_comments.iter().filter(|comment| {
+        let in_review = review.is_none_or(|id| comment.review.is_some_and(|review| review.to_string() == id));
+        comment.pull == pull && in_review
+    });
+    Ok(at.page(comments.map(|comment| talk::line_comment_json(at.state, at.repo(), comment)).collect()))
+}
+
+fn reply(at: &mut InRepository<'_>, number: &str, id: &str) -> Answer {
+    at.need(Need::WritePulls)?;
+    let pull = find_pull(at, number)?.number;
+    let text = text(&at.call.json()?, "PullRequestReviewComment")?;
+    let known = at.state.talk.line_comments.iter().find(|comment| comment.pull == pull && comment.id.to_string() == id);
+    let known = known.ok_or_else(Reply::not_found)?.clone();
+    let answer = talk::LineComment {
+        id: at.state.fresh_id(),
+        review: None,
+        in_reply_to: Some(known.id),
+        author: at.token.login().to_owned(),
+        body: text,
+        created_at: now(),
+        updated_at: now(),
+        ..known
+    };
+    at.state.talk.line_comments.push(answer.clone());
+    Ok(Reply::created(talk::line_comment_json(at.state, at.repo(), &answer)))
+}
+
+fn react(at: &mut InRepository<'_>, to: String) -> Answer {
+    at.need(Need::WriteIssues)?;
+    let body = at.call.json()?;
+    let content = body["content"].as_str().unwrap_or_default().to_owned();
+    if !["+1", "-1", "laugh", "confused", "heart", "hooray", "rocket", "eyes"].contains(&content.as_str()) {
+        return Err(Reply::error(422, "Validation Failed"));
+    }
+    let reacted = talk::Reacted { to, content, login: at.token.login().to_owned() };
+    let is_there = at.state.talk.reactions.contains(&reacted);
+    let shown = json!({ "id": 1, "content": reacted.content, "user": json::user(at.state, &reacted.login) });
+    if is_there {
+        return Ok(Reply::ok(shown));
+    }
+    at.state.talk.reactions.push(reacted);
+    Ok(Reply::created(shown))
 }
 
 // ---- pull requests

@@ -133,7 +133,7 @@ pub(super) fn pull_event(state: &State, action: &str, repo: &str, number: u64, s
     event
 }
 
-fn event(state: &State, action: &str, repo: &Repository, sender: &str) -> Value {
+pub(super) fn event(state: &State, action: &str, repo: &Repository, sender: &str) -> Value {
     let mut event = json!({ "action": action, "repository": repository(state, repo), "sender": user(state, sender) });
     if let Some(app) = &state.app {
         event["installation"] = json!({ "id": app.installation, "node_id": "MDIz" });

@@ -12,6 +12,7 @@ mod faults;
 mod git_http;
 mod json;
 mod state;
+mod talk;
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +35,7 @@ pub use apps::AppKey;
 pub use bare::Bare;
 pub use faults::Fault;
 pub use state::{Comment, Issue, Permission, Pull, Recorded};
+pub use talk::{LineComment, Reacted};
 
 use crate::delivery::{Delivery, WEBHOOK_SECRET};
 use state::{State, Token};

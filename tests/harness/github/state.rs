@@ -8,7 +8,7 @@ use std::{
 use axum::http::Method;
 use bytes::Bytes;
 
-use super::{apps::App, bare::Bare, faults::Faults};
+use super::{apps::App, bare::Bare, faults::Faults, talk::Talk};
 
 /// What a person may do in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,6 +160,7 @@ pub(super) struct State {
     pub(super) users: BTreeMap<String, u64>,
     pub(super) repositories: Vec<Repository>,
     pub(super) comments: Vec<Comment>,
+    pub(super) talk: Talk,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) app: Option<App>,
     pub(super) faults: Faults,
@@ -179,6 +180,7 @@ impl State {
             users: BTreeMap::new(),
             repositories: Vec::new(),
             comments: Vec::new(),
+            talk: Talk::default(),
             tokens: HashMap::new(),
             app: None,
             faults: Faults::default(),
