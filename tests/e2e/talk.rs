@@ -96,7 +96,7 @@ async fn a_review_becomes_one_commit_more_and_an_answer_in_each_of_its_threads()
     onramp.deliver(&review).await;
     onramp.until("updated", updated).await;
     let bare = onramp.github.bare(REPO);
-    assert_eq!(bare.parents(&pull.head), [theirs.clone()], "one commit on top of theirs, after {before}");
+    assert_eq!(bare.parents(&pull.head), vec![theirs], "one commit on top of theirs, after {before}");
     let tree = onramp.github.branch_tree(REPO, &pull.head);
     assert_eq!(tree["theirs.txt"], "theirs\n");
     let prompt = &tree["prompt.txt"];

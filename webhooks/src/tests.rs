@@ -205,6 +205,7 @@ async fn a_labelled_issue_becomes_one_request_with_the_sender_as_actor() {
             title: "The pager drops the last row",
             body: "Page 3 shows 9 rows.",
             trusted: false,
+            about: "",
                 about: String::new(),
         },
         deliver: PullRequest,
@@ -342,8 +343,8 @@ async fn what_asks_for_nothing_is_taken_and_forgotten() {
         "the action asks for nothing",
         "another label was set",
         "the issue is not open",
-        "the label was set on a pull request, not on an issue",
-        "the label was set by a bot that is not allowed to ask",
+        "that is a pull request, not an issue",
+        "a bot that is not allowed to ask did it",
         "the payload has not the shape of its event",
         "the event is not used",
     ]
@@ -501,4 +502,93 @@ async fn texts_longer_than_any_issue_are_cut() {
 
     payload["issue"]["body"] = Value::Null;
     assert_eq!(send(&rig, signed("issues", "another", payload.to_string())).await.0, StatusCode::ACCEPTED);
+}
+
+fn talk(event: &str, payload: &Value) -> Request<Body> {
+    signed(event, "72d3162e-cc78-11e3-81ab-4c9367dc0958", serde_json::to_vec(payload).unwrap())
+}
+
+fn commented(text: &str) -> Value {
+    let mut payload = labelled();
+    payload["action"] = json!("created");
+    payload["comment"] = json!({"id": 77, "body": text, "user": payload["sender"]});
+    payload
+}
+
+#[tokio::test]
+async fn a_comment_is_stored_as_what_it_asks_for_and_nothing_is_done_yet() {
+    let rig = rig();
+    assert_eq!(send(&rig, talk("issue_comment", &commented("/onramp fix the pager"))).await.0, StatusCode::ACCEPTED);
+    let changes = rig.intake.changes.lock().unwrap().clone();
+    let [(_, Change::Asked(asked))] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!((asked.number, asked.comment, asked.on_pull_request), (12, 77, false));
+    assert_eq!(asked.command, tasks::Command::Run { text: "the pager".into() });
+    assert_eq!(asked.by, tasks::Actor { login: "ada".into(), id: Some(583_231) });
+    assert!(rig.intake.stored.lock().unwrap().is_empty(), "whether they may was not asked yet");
+}
+
+#[tokio::test]
+async fn what_is_said_without_asking_is_forgotten() {
+    let rig = rig();
+    let edited = {
+        let mut payload = commented("/onramp stop");
+        payload["action"] = json!("edited");
+        payload
+    };
+    let by_a_bot = {
+        let mut payload = commented("/onramp stop");
+        payload["sender"]["type"] = json!("Bot");
+        payload
+    };
+    let by_another = {
+        let mut payload = commented("/onramp stop");
+        payload["comment"]["user"]["id"] = json!(1);
+        payload
+    };
+    let review = |state: &str, body: &str| {
+        let mut payload = labelled();
+        payload["action"] = json!("submitted");
+        payload["pull_request"] = json!({"number": 12});
+        payload["review"] = json!({"id": 5, "state": state, "body": body});
+        payload
+    };
+    let suite = |conclusion: &str, numbers: Value| {
+        let mut payload = labelled();
+        payload["action"] = json!("completed");
+        payload["check_suite"] =
+            json!({"head_sha": "a".repeat(40), "conclusion": conclusion, "pull_requests": numbers});
+        payload
+    };
+    let push = |name: &str| {
+        let mut payload = labelled();
+        payload["repository"]["default_branch"] = json!("main");
+        payload["ref"] = json!(name);
+        payload
+    };
+    for (event, payload) in [
+        ("issue_comment", edited),
+        ("issue_comment", by_a_bot),
+        ("issue_comment", by_another),
+        ("issue_comment", commented("what does /onramp do?")),
+        ("pull_request_review", review("approved", "Nice.")),
+        ("check_suite", suite("success", json!([{"number": 3}]))),
+        ("check_suite", suite("failure", json!([]))),
+        ("push", push("refs/heads/feature")),
+        ("push", push("refs/tags/main")),
+    ] {
+        let (status, answer) = send(&rig, talk(event, &payload)).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        assert!(answer["ignored"].is_string(), "{event}: {answer}");
+    }
+    for (event, payload) in [
+        ("pull_request_review", review("changes_requested", "")),
+        ("pull_request_review", review("commented", "@onramp look")),
+        ("pull_request_review", review("commented", "Nice.")),
+        ("check_suite", suite("failure", json!([{"number": 3}]))),
+        ("push", push("refs/heads/main")),
+    ] {
+        let (_, answer) = send(&rig, talk(event, &payload)).await;
+        assert!(answer["observed"].is_string(), "{event}: {answer}");
+    }
+    assert!(rig.intake.stored.lock().unwrap().is_empty());
 }

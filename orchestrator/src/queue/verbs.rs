@@ -121,6 +121,9 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
 /// Nobody waits any more for changes of a pull request that is not open.
 fn stop_all(draft: &mut Draft<'_>, repo: &RepoName, number: u64, now: Timestamp) -> Result<(), QueueError> {
     for id in draft.unfinished().of_thread(repo, number) {
+        if draft.find(id)?.is_none_or(|stored| stored.task.request.revises != Some(number)) {
+            continue;
+        }
         cancel(draft, id, Actor { login: "whoever closed the pull request".into(), id: None }, now)?;
     }
     Ok(())

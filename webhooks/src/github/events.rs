@@ -127,8 +127,8 @@ fn reading(change: Result<Change, &'static str>) -> Reading {
 fn parse<'a, T: Deserialize<'a>>(delivery: &'a VerifiedDelivery) -> Result<Option<T>, NotJson> {
     match serde_json::from_slice(delivery.body()) {
         Ok(event) => Ok(Some(event)),
-        // A wrong shape ends the parse early; whether the rest is JSON has still to be seen.
-        Err(error) if error.is_data() && serde_json::from_slice::<serde::de::IgnoredAny>(delivery.body()).is_ok() => {
+        // A wrong shape ends the parse early; whether it is JSON at all has still to be seen.
+        Err(error) if serde_json::from_slice::<serde::de::IgnoredAny>(delivery.body()).is_ok() => {
             tracing::warn!(%error, "a payload has not the shape of its event");
             Ok(None)
         }
