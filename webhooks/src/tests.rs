@@ -206,7 +206,6 @@ async fn a_labelled_issue_becomes_one_request_with_the_sender_as_actor() {
             body: "Page 3 shows 9 rows.",
             trusted: false,
             about: "",
-                about: String::new(),
         },
         deliver: PullRequest,
         resources: Resources {

@@ -3,17 +3,19 @@
 //! Nothing that the agent says is believed: what leaves its sandbox is a patch, policy judges it, the repository's own
 //! checks run on it in a second, fresh sandbox, and only a [`VerifiedPatch`] can be published.
 
+mod conversation;
+
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
     AgentName, CheckResult, Code, Deliver, Evidence, Failure, Outcome, Report, Source, Stage, Task, Timestamp,
-    TokenUsage,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::conversation::Conversation;
 use crate::{
-    agent::{self, Agents, Round},
+    agent::{self, Agents},
     artifacts::Artifacts,
     base::Bases,
     checkout::{Base, Mirror},
@@ -354,87 +356,6 @@ async fn deliver(
 async fn finish_revision(hands: &Hands, task: &Task, fence: &Fence, outcome: &Outcome) -> Result<(), Failure> {
     let Outcome::PullRequestUpdated { pull_request } = outcome else { return Ok(()) };
     Revision::answer(hands.forge.as_ref(), fence, task, &pull_request.head).await
-}
-
-/// What is said to the agent, round by round, and what it said of itself.
-struct Conversation {
-    first_prompt: String,
-    prompt: String,
-    session: Option<String>,
-    summary: Option<String>,
-    usage: TokenUsage,
-    rounds: u32,
-}
-
-impl Conversation {
-    fn open(
-        task: &Task,
-        base: &Base,
-        config: &RepoConfig,
-        revision: Option<&Revision>,
-        artifacts: &Artifacts,
-    ) -> Result<Self, Failure> {
-        let request = &task.request;
-        let branch = base.branch.as_ref().map_or("HEAD", |branch| branch.as_str());
-        let prompt = templates::prompt(&templates::Prompt {
-            repo: request.repo.as_str(),
-            base: &format!("{branch}@{}", base.commit.short()),
-            title: &request.instruction.title,
-            body: &task.body_with_notes(),
-            trusted: request.instruction.trusted,
-            about: &request.instruction.about,
-            issue: request.issue(),
-            pull_request: request.revises,
-            conflicts: revision.map(Revision::conflict_names).unwrap_or_default(),
-            checks: config.checks.iter().map(|check| (check.name.as_str(), check.command.as_str())).collect(),
-            protected: config.policy.protected.iter().map(String::as_str).collect(),
-            hosts: config.network.allow.iter().map(String::as_str).collect(),
-        })
-        .map_err(Failure::internal)?;
-        artifacts.write("prompt-1.md", prompt.as_bytes()).map_err(Failure::internal)?;
-        let first_prompt = prompt.clone();
-        Ok(Self { first_prompt, prompt, session: None, summary: None, usage: TokenUsage::default(), rounds: 0 })
-    }
-
-    fn round<'a>(
-        &'a mut self,
-        agent: &'a agent::AgentDefinition,
-        config: &'a RepoConfig,
-        gateway: &'a crate::egress::GatewayInside,
-        artifacts: &'a Artifacts,
-        finish: &'a CancellationToken,
-    ) -> Round<'a> {
-        self.rounds += 1;
-        Round {
-            agent,
-            prompt: &self.prompt,
-            resume: self.session.as_deref(),
-            env: &config.environment.env,
-            gateway,
-            time: config.limits.time,
-            idle: config.limits.idle,
-            artifacts,
-            number: self.rounds,
-            finish,
-        }
-    }
-
-    fn heard(&mut self, said: agent::AgentResult) {
-        self.usage = self.usage.plus(said.usage);
-        self.summary = said.summary.or(self.summary.take());
-        self.session = said.session;
-    }
-
-    fn ask_for_repair(&mut self, checks: &[CheckResult], artifacts: &Artifacts) -> Result<(), Failure> {
-        let failed = checks.iter().filter(|check| check.blocks()).map(text::check_line).collect();
-        let first_prompt = self.session.is_none().then_some(self.first_prompt.as_str());
-        self.prompt =
-            templates::repair_prompt(&templates::RepairPrompt { failed, first_prompt }).map_err(Failure::internal)?;
-        artifacts
-            .write(&format!("prompt-{}.md", self.rounds + 1), self.prompt.as_bytes())
-            .map_err(Failure::internal)?;
-        Ok(())
-    }
 }
 
 /// What the evidence is made of.

@@ -201,10 +201,12 @@ fn request(id: &str, body: &[u8]) -> Option<TaskRequest> {
             title: event.issue.title,
             body: event.issue.body.unwrap_or_default(),
             trusted: false,
+            about: String::new(),
         },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: tasks::Work::default(),
     })
 }
 

@@ -34,9 +34,11 @@ pub(crate) fn request(n: u64) -> TaskRequest {
             title: format!("The language of the page does not change ({n})"),
             body: BODY.repeat(4),
             trusted: false,
+            about: String::new(),
         },
         deliver: Deliver::PullRequest,
         resources: Resources::default(),
         revises: None,
+        work: tasks::Work::default(),
     }
 }

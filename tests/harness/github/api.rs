@@ -99,7 +99,7 @@ impl Token {
         }
     }
 
-    fn login(&self) -> &str {
+    pub(super) fn login(&self) -> &str {
         match self {
             Self::Personal { login } => login,
             Self::Installation { .. } => json::BOT,
@@ -127,7 +127,7 @@ pub(super) fn answer(state: &mut State, call: &Call) -> Reply {
 
 fn route(state: &mut State, call: &Call) -> Answer {
     let path = call.path.strip_prefix(&state.prefix).ok_or_else(Reply::not_found)?;
-    let path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(percent_decoded).collect();
+    let path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(super::percent_decoded).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
 
     let bearer = call.header(header::AUTHORIZATION);
@@ -159,24 +159,24 @@ fn route(state: &mut State, call: &Call) -> Answer {
 }
 
 /// A request that is about one repository.
-struct InRepository<'a> {
-    state: &'a mut State,
-    token: Token,
-    name: String,
-    call: &'a Call,
+pub(super) struct InRepository<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) token: Token,
+    pub(super) name: String,
+    pub(super) call: &'a Call,
 }
 
 impl InRepository<'_> {
-    fn repo(&self) -> &Repository {
+    pub(super) fn repo(&self) -> &Repository {
         self.state.repository(&self.name)
     }
 
-    fn need(&self, need: Need) -> Result<(), Reply> {
+    pub(super) fn need(&self, need: Need) -> Result<(), Reply> {
         self.token.may(need, self.repo())
     }
 
     /// One page of a list, with the header that leads to the next.
-    fn page(&self, items: Vec<Value>) -> Reply {
+    pub(super) fn page(&self, items: Vec<Value>) -> Reply {
         let per_page = self.call.number("per_page", 30).clamp(1, 100);
         let page = self.call.number("page", 1).max(1);
         let last = items.len().div_ceil(per_page).max(1);
@@ -239,14 +239,14 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
             let reviews = at.state.talk.reviews.iter().filter(|review| review.pull == pull);
             Ok(at.page(reviews.map(|review| talk::review_json(at.state, review)).collect()))
         }
-        ("GET", ["pulls", number, "reviews", id]) => one_review(at, number, id),
-        ("GET", ["pulls", number, "reviews", id, "comments"]) => line_comments(at, number, Some(id)),
-        ("GET", ["pulls", number, "comments"]) => line_comments(at, number, None),
-        ("POST", ["pulls", number, "comments", id, "replies"]) => reply(at, number, id),
-        ("POST", ["issues", number, "reactions"]) => react(at, format!("issues/{}", numbered(at, number)?)),
+        ("GET", ["pulls", number, "reviews", id]) => talk::one_review(at, number, id),
+        ("GET", ["pulls", number, "reviews", id, "comments"]) => talk::line_comments(at, number, Some(id)),
+        ("GET", ["pulls", number, "comments"]) => talk::line_comments(at, number, None),
+        ("POST", ["pulls", number, "comments", id, "replies"]) => talk::reply(at, number, id),
+        ("POST", ["issues", number, "reactions"]) => talk::react(at, format!("issues/{}", numbered(at, number)?)),
         ("POST", ["issues", "comments", id, "reactions"]) => {
             let id = at.state.comments[find_comment(at, id)?].id;
-            react(at, format!("issues/comments/{id}"))
+            talk::react(at, format!("issues/comments/{id}"))
         }
         ("GET", ["commits", sha, "check-runs"]) => {
             at.need(Need::ReadChecks)?;
@@ -308,7 +308,7 @@ fn list_comments(at: &InRepository<'_>, number: &str) -> Answer {
 }
 
 /// The text under `body`, which has to be there and may be no longer than GitHub takes.
-fn text(body: &Value, resource: &str) -> Result<String, Reply> {
+pub(super) fn text(body: &Value, resource: &str) -> Result<String, Reply> {
     let field = |code| Reply::invalid(&json!({ "resource": resource, "field": "body", "code": code }));
     let text = body["body"].as_str().filter(|text| !text.is_empty()).ok_or_else(|| field("missing_field"))?;
     if text.chars().count() > MAX_BODY_CHARS {
@@ -376,65 +376,9 @@ fn labels_of<'a>(at: &'a mut InRepository<'_>, number: u64) -> Result<&'a mut Ve
     }
 }
 
-// ---- conversation
-
-fn one_review(at: &InRepository<'_>, number: &str, id: &str) -> Answer {
-    at.need(Need::ReadPulls)?;
-    let pull = find_pull(at, number)?.number;
-    let found = at.state.talk.reviews.iter().find(|review| review.pull == pull && review.id.to_string() == id);
-    Ok(Reply::ok(talk::review_json(at.state, found.ok_or_else(Reply::not_found)?)))
-}
-
-fn line_comments(at: &InRepository<'_>, number: &str, review: Option<&str>) -> Answer {
-    at.need(Need::ReadPulls)?;
-    let pull = find_pull(at, number)?.number;
-    let comments = at.state.talk.line_comments.iter().filter(|comment| {
-        let in_review = review.is_none_or(|id| comment.review.is_some_and(|review| review.to_string() == id));
-        comment.pull == pull && in_review
-    });
-    Ok(at.page(comments.map(|comment| talk::line_comment_json(at.state, at.repo(), comment)).collect()))
-}
-
-fn reply(at: &mut InRepository<'_>, number: &str, id: &str) -> Answer {
-    at.need(Need::WritePulls)?;
-    let pull = find_pull(at, number)?.number;
-    let text = text(&at.call.json()?, "PullRequestReviewComment")?;
-    let known = at.state.talk.line_comments.iter().find(|comment| comment.pull == pull && comment.id.to_string() == id);
-    let known = known.ok_or_else(Reply::not_found)?.clone();
-    let answer = talk::LineComment {
-        id: at.state.fresh_id(),
-        review: None,
-        in_reply_to: Some(known.id),
-        author: at.token.login().to_owned(),
-        body: text,
-        created_at: now(),
-        updated_at: now(),
-        ..known
-    };
-    at.state.talk.line_comments.push(answer.clone());
-    Ok(Reply::created(talk::line_comment_json(at.state, at.repo(), &answer)))
-}
-
-fn react(at: &mut InRepository<'_>, to: String) -> Answer {
-    at.need(Need::WriteIssues)?;
-    let body = at.call.json()?;
-    let content = body["content"].as_str().unwrap_or_default().to_owned();
-    if !["+1", "-1", "laugh", "confused", "heart", "hooray", "rocket", "eyes"].contains(&content.as_str()) {
-        return Err(Reply::error(422, "Validation Failed"));
-    }
-    let reacted = talk::Reacted { to, content, login: at.token.login().to_owned() };
-    let is_there = at.state.talk.reactions.contains(&reacted);
-    let shown = json!({ "id": 1, "content": reacted.content, "user": json::user(at.state, &reacted.login) });
-    if is_there {
-        return Ok(Reply::ok(shown));
-    }
-    at.state.talk.reactions.push(reacted);
-    Ok(Reply::created(shown))
-}
-
 // ---- pull requests
 
-fn find_pull<'a>(at: &'a InRepository<'_>, number: &str) -> Result<&'a Pull, Reply> {
+pub(super) fn find_pull<'a>(at: &'a InRepository<'_>, number: &str) -> Result<&'a Pull, Reply> {
     let number: u64 = number.parse().map_err(|_| Reply::not_found())?;
     at.repo().pulls.get(&number).ok_or_else(Reply::not_found)
 }
@@ -545,23 +489,4 @@ fn request_reviewers(at: &mut InRepository<'_>, number: &str) -> Answer {
     pull.reviewers.extend(wanted);
     let pull = pull.clone();
     Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
-}
-
-/// A part of a path as it was meant: `%2F` is a slash that does not part.
-fn percent_decoded(part: &str) -> String {
-    let mut pieces = part.split('%');
-    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
-    for piece in pieces {
-        match piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend_from_slice(&piece.as_bytes()[2..]);
-            }
-            None => {
-                bytes.push(b'%');
-                bytes.extend_from_slice(piece.as_bytes());
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

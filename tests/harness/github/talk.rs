@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    GitHub, json,
+    GitHub,
+    api::{Answer, InRepository, Need, Reply, find_pull, text},
+    json,
     state::{Repository, State, now},
 };
 use crate::delivery::Delivery;
@@ -213,4 +215,60 @@ pub(super) fn check_run_json(run: &CheckRun) -> Value {
         "id": run.id, "head_sha": run.sha, "name": run.name, "status": "completed", "conclusion": run.conclusion,
         "output": { "title": format!("{} failed", run.name), "summary": run.said, "text": null, "annotations_count": 0 },
     })
+}
+
+// ---- the routes
+
+pub(super) fn one_review(at: &InRepository<'_>, number: &str, id: &str) -> Answer {
+    at.need(Need::ReadPulls)?;
+    let pull = find_pull(at, number)?.number;
+    let found = at.state.talk.reviews.iter().find(|review| review.pull == pull && review.id.to_string() == id);
+    Ok(Reply::ok(review_json(at.state, found.ok_or_else(Reply::not_found)?)))
+}
+
+pub(super) fn line_comments(at: &InRepository<'_>, number: &str, review: Option<&str>) -> Answer {
+    at.need(Need::ReadPulls)?;
+    let pull = find_pull(at, number)?.number;
+    let comments = at.state.talk.line_comments.iter().filter(|comment| {
+        let in_review = review.is_none_or(|id| comment.review.is_some_and(|review| review.to_string() == id));
+        comment.pull == pull && in_review
+    });
+    Ok(at.page(comments.map(|comment| line_comment_json(at.state, at.repo(), comment)).collect()))
+}
+
+pub(super) fn reply(at: &mut InRepository<'_>, number: &str, id: &str) -> Answer {
+    at.need(Need::WritePulls)?;
+    let pull = find_pull(at, number)?.number;
+    let text = text(&at.call.json()?, "PullRequestReviewComment")?;
+    let known = at.state.talk.line_comments.iter().find(|comment| comment.pull == pull && comment.id.to_string() == id);
+    let known = known.ok_or_else(Reply::not_found)?.clone();
+    let answer = LineComment {
+        id: at.state.fresh_id(),
+        review: None,
+        in_reply_to: Some(known.id),
+        author: at.token.login().to_owned(),
+        body: text,
+        created_at: now(),
+        updated_at: now(),
+        ..known
+    };
+    at.state.talk.line_comments.push(answer.clone());
+    Ok(Reply::created(line_comment_json(at.state, at.repo(), &answer)))
+}
+
+pub(super) fn react(at: &mut InRepository<'_>, to: String) -> Answer {
+    at.need(Need::WriteIssues)?;
+    let body = at.call.json()?;
+    let content = body["content"].as_str().unwrap_or_default().to_owned();
+    if !["+1", "-1", "laugh", "confused", "heart", "hooray", "rocket", "eyes"].contains(&content.as_str()) {
+        return Err(Reply::error(422, "Validation Failed"));
+    }
+    let reacted = Reacted { to, content, login: at.token.login().to_owned() };
+    let is_there = at.state.talk.reactions.contains(&reacted);
+    let shown = json!({ "id": 1, "content": reacted.content, "user": json::user(at.state, &reacted.login) });
+    if is_there {
+        return Ok(Reply::ok(shown));
+    }
+    at.state.talk.reactions.push(reacted);
+    Ok(Reply::created(shown))
 }
