@@ -189,6 +189,8 @@ impl Committer {
             let checkpoint = maker.make(closed);
             let checkpoint =
                 checkpoint.inspect_err(|error| tracing::warn!(%error, segment = closed, "no checkpoint could be made"));
+            // Once it is told, nobody waits for this thread, which must not keep the data directory locked then.
+            drop(maker);
             // When the committer is gone, nobody needs it.
             let _ = sender.send(checkpoint.ok());
             // Only to wake the committer; when its channel is full, it is awake.

@@ -55,6 +55,8 @@ impl World {
         let last = last_segment(self.dir.path());
         let number: u32 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
         let blocked = last.with_file_name(format!("{:06}.new", number + 1));
+        // A kill in the middle of an earlier rotation may have left one.
+        let _ = fs::remove_file(&blocked);
         std::os::unix::fs::symlink("/dev/full", &blocked).unwrap();
         match self.queue().enqueue(Self::request(key, 1, repo, issue)).await {
             Ok(received) => self.received(received, key, 1, repo, issue),
