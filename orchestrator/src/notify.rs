@@ -102,12 +102,17 @@ impl Notifier {
     /// # Errors
     /// When the queue cannot be read. A failure of the forge is no error: it is logged and tried again later.
     pub async fn deliver_once(&self, now: Timestamp) -> Result<usize, QueueError> {
+        self.pass(now, &CancellationToken::new()).await
+    }
+
+    /// One pass, which ends between two tasks when told to stop: what is left then is told after the next start.
+    async fn pass(&self, now: Timestamp, shutdown: &CancellationToken) -> Result<usize, QueueError> {
         let _pass = self.pass.lock().await;
         self.read_events(now).await?;
         let mut n_written = 0;
         let mut n_failed_in_a_row = 0;
         for (id, pending) in self.due(now) {
-            if n_failed_in_a_row == MAX_FAILURES_IN_A_ROW {
+            if n_failed_in_a_row == MAX_FAILURES_IN_A_ROW || shutdown.is_cancelled() {
                 break;
             }
             let telling = self.tell(id, now).await?;
@@ -126,7 +131,7 @@ impl Notifier {
     pub async fn run(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let now = (self.clock)();
-            let (wake, may_read) = match self.deliver_once(now).await {
+            let (wake, may_read) = match self.pass(now, &shutdown).await {
                 Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
                 Err(QueueError::ShuttingDown) => return,
                 Err(error) => {

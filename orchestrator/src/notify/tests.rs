@@ -23,6 +23,8 @@ struct Comments {
     n_writes: Mutex<usize>,
     /// By repository.
     failing: Mutex<HashMap<String, Failure>>,
+    /// Is told to stop with the first write.
+    stopping: CancellationToken,
 }
 
 #[async_trait]
@@ -41,6 +43,7 @@ impl Forge for Comments {
     }
     async fn status_comment(&self, repo: &RepoName, _: u64, marker: &str, body: &str) -> Result<String, Failure> {
         *self.n_writes.lock().unwrap() += 1;
+        self.stopping.cancel();
         if let Some(failure) = self.failing.lock().unwrap().get(repo.as_str()) {
             return Err(failure.clone());
         }
@@ -341,4 +344,17 @@ async fn the_loop_tells_what_happens_while_it_runs_and_ends_when_told() {
     tokio::time::timeout(StdDuration::from_secs(10), told).await.unwrap();
     shutdown.cancel();
     tokio::time::timeout(StdDuration::from_secs(10), running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_ends_after_the_task_at_hand_and_the_rest_is_told_after_the_next_start() {
+    let mut room = Room::new();
+    for issue in 1..=3 {
+        room.enqueue("acme/web", issue).await;
+    }
+    room.notifier.run(room.forge.stopping.clone()).await;
+    assert_eq!(*room.forge.n_writes.lock().unwrap(), 1);
+    room.forget();
+    assert_eq!(room.deliver().await, 2);
+    assert_eq!(room.forge.by_marker.lock().unwrap().len(), 3);
 }

@@ -16,7 +16,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 pub use super::frame::{Hash, Head};
@@ -229,11 +229,21 @@ impl Journal {
 
 /// Known positions of records, shared between the writer and the readers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Marks(Arc<Mutex<BTreeMap<u64, (u32, u64)>>>);
+pub(super) struct Marks(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    places: BTreeMap<u64, (u32, u64)>,
+    /// Records before this one are gone, also for a reader that still has their file open.
+    first: u64,
+}
 
 impl Marks {
     fn add(&self, sequence: u64, segment: u32, offset: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(sequence, (segment, offset));
+        let mut known = self.known();
+        if sequence >= known.first {
+            known.places.insert(sequence, (segment, offset));
+        }
     }
 
     fn add_some(&self, sequence: u64, segment: u32, offset: u64) {
@@ -243,14 +253,20 @@ impl Marks {
     }
 
     fn forget_before(&self, sequence: u64) {
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *marks = marks.split_off(&sequence);
+        let mut known = self.known();
+        known.places = known.places.split_off(&sequence);
+        known.first = sequence;
     }
 
-    /// The last known record at or before `sequence`.
+    /// The last known record at or before `sequence`; where those are gone, the first that is left.
     fn before(&self, sequence: u64) -> Option<(u64, (u32, u64))> {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.range(..=sequence).next_back().map(|(sequence, place)| (*sequence, *place))
+        let known = self.known();
+        let nearest = known.places.range(..=sequence).next_back().or_else(|| known.places.first_key_value());
+        nearest.map(|(sequence, place)| (*sequence, *place))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,9 +297,20 @@ impl Walk {
         Self::at_segment(dir, segments(dir)?.first().copied().unwrap_or(1))
     }
 
-    /// From a record at or before `sequence`, as near as is known.
+    /// From a record at or before `sequence`, as near as is known; where those are gone, from the first that is left.
     pub(super) fn near(dir: &Path, marks: &Marks, sequence: u64) -> Result<Self, JournalError> {
-        let Some((marked, (segment, offset))) = marks.before(sequence) else { return Self::from_start(dir) };
+        loop {
+            let Some(place) = marks.before(sequence) else { return Self::from_start(dir) };
+            match Self::at_mark(dir, place) {
+                // Removed since it was looked up: then the mark is gone too.
+                Err(JournalError::Io(error))
+                    if error.kind() == io::ErrorKind::NotFound && marks.before(sequence) != Some(place) => {}
+                walk => return walk,
+            }
+        }
+    }
+
+    fn at_mark(dir: &Path, (marked, (segment, offset)): (u64, (u32, u64))) -> Result<Self, JournalError> {
         let mut walk = Self::at_segment(dir, segment)?;
         if offset > walk.offset {
             walk.reader.seek(SeekFrom::Start(offset))?;
@@ -306,10 +333,10 @@ impl Walk {
     /// The next record; `None` at the end of the last segment.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, JournalError> {
         while self.offset == self.len {
-            if !segment_path(&self.dir, self.segment + 1).exists() {
-                return Ok(None);
-            }
-            let next = Self::at_segment(&self.dir, self.segment + 1)?;
+            let next = match Self::at_segment(&self.dir, self.segment + 1) {
+                Err(JournalError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                next => next?,
+            };
             if self.linked && next.head != self.head {
                 return Err(next.damage("the segment does not carry on where the one before it ends").into());
             }
@@ -542,6 +569,17 @@ mod tests {
         fs::write(&file, &wrong).unwrap();
         assert_eq!(damage(Journal::open(dir.path(), SEGMENT, 4)).sequence, 2);
         assert_eq!(Journal::open(dir.path(), SEGMENT, 1).unwrap().head().sequence, 1);
+    }
+
+    #[test]
+    fn a_mark_of_what_was_removed_does_not_come_back_with_a_reader_that_still_reads_it() {
+        let marks = Marks::default();
+        for (sequence, segment) in [(1, 1), (100, 2), (200, 3)] {
+            marks.add(sequence, segment, 52);
+        }
+        marks.forget_before(200);
+        marks.add(64, 1, 9000);
+        assert_eq!(marks.before(1), Some((200, (3, 52))), "who begins before begins with the first that is left");
     }
 
     #[test]

@@ -459,7 +459,15 @@ fn read_events(shared: &Shared, after: u64, until: u64, limit: usize) -> Result<
     while events.len() < limit && walk.head().sequence < until {
         let here = walk.damage_here();
         walk.mark(&shared.marks);
-        let Some(entry) = walk.next()? else { break };
+        let Some(entry) = walk.next()? else {
+            // It is durable and not there: what follows was removed meanwhile. On with the first that is left.
+            let next = Walk::near(&shared.journal, &shared.marks, walk.head().sequence + 1)?;
+            if next.head().sequence <= walk.head().sequence {
+                break;
+            }
+            walk = next;
+            continue;
+        };
         if entry.head.sequence > after {
             let record: QueueRecord =
                 record::decode(&entry.payload).map_err(|error| JournalError::unreadable(here, error))?;

@@ -144,6 +144,35 @@ async fn a_segment_that_a_reader_has_not_read_stays() {
 }
 
 #[tokio::test]
+async fn who_reads_without_a_cursor_is_served_while_segments_are_removed() {
+    let (dir, clock) = (TempDir::new().unwrap(), ManualClock::new());
+    let queue = Arc::new(Queue::open(dir.path(), options(&clock, 1)).unwrap());
+    queue.enqueue(nth(1)).await.unwrap();
+    let reading = tokio::spawn({
+        let queue = queue.clone();
+        async move {
+            let mut first = 0;
+            // Until it was seen that something is gone.
+            while first < 60 {
+                let events = queue.events_after(0, 10).await.unwrap();
+                assert!(events.is_sorted_by_key(|event| event.0), "{events:?}");
+                // None, when all that there was at the beginning of the question was removed before its end.
+                let begins = events.first().map_or(first, |event| event.0);
+                assert!(begins >= first, "what was gone came back: {begins} after {first}");
+                first = begins;
+            }
+        }
+    });
+    let mut n = 1;
+    while !reading.is_finished() {
+        n += 1;
+        queue.enqueue(nth(n)).await.unwrap();
+        assert!(n < 20_000, "nothing is ever removed");
+    }
+    reading.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_cut_end_an_older_copy_and_another_journal_are_told_by_the_anchor() {
     let room = Room::new();
     room.enqueue(nth(1)).await;
