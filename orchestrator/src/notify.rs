@@ -13,9 +13,14 @@ use std::{
 
 use chrono::Duration;
 use secrecy::{ExposeSecret, SecretString};
-use tasks::{Code, Evidence, Failure, FailureKind, Intake, QueueError, Task, TaskId, TaskState, Timestamp, Violation};
+use tasks::{
+    Code, Evidence, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId, TaskState, Timestamp, Violation,
+};
 use tokio_util::sync::CancellationToken;
-use workers::{forge::Forge, text};
+use workers::{
+    forge::{Forge, ReactTo, Reaction},
+    text,
+};
 
 use crate::queue::{Clock, Queue, QueueRecord};
 
@@ -77,6 +82,8 @@ struct Pending {
 struct Told {
     at: Timestamp,
     digest: u64,
+    /// What the trigger shows.
+    reaction: Option<Reaction>,
 }
 
 /// How one task fared in a pass.
@@ -237,10 +244,32 @@ impl Notifier {
         let marker = templates::status_marker(&id.to_string());
         let call = self.forge.status_comment(&task.request.repo, thread, &marker, &body);
         Ok(match tokio::time::timeout(FORGE_TIMEOUT, call).await {
-            Ok(Ok(_)) => Telling::Written(Told { at: now, digest }),
+            Ok(Ok(_)) => {
+                let reaction = self.react(&task, told.and_then(|told| told.reaction)).await;
+                Telling::Written(Told { at: now, digest, reaction })
+            }
             Ok(Err(failure)) => Telling::Refused(failure),
             Err(_) => Telling::Refused(Failure::new(Code::ForgeUnavailable, "The forge did not answer in 60 s")),
         })
+    }
+
+    /// Puts what became of it where it was asked: eyes at once, a rocket or a puzzled face at the end. Returns what stands
+    /// there. It promises nothing that the comment does not say, so a forge that refuses it holds nothing up.
+    async fn react(&self, task: &Task, stands: Option<Reaction>) -> Option<Reaction> {
+        let Some(thread) = task.request.source.thread() else { return stands };
+        let wanted = reaction(&task.state).filter(|wanted| Some(*wanted) != stands);
+        let Some(wanted) = wanted else { return stands };
+        let to = match task.request.source {
+            Source::Comment { comment, .. } => ReactTo::Comment(comment),
+            _ => ReactTo::Thread(thread),
+        };
+        let call = self.forge.react(&task.request.repo, to, wanted);
+        match tokio::time::timeout(FORGE_TIMEOUT, call).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::info!(task.id = %task.id, %failure, "no reaction was put there"),
+            Err(_) => tracing::info!(task.id = %task.id, "the forge did not answer, so no reaction was put there"),
+        }
+        Some(wanted)
     }
 
     fn note(&self, id: TaskId, pending: Pending, telling: Telling, now: Timestamp) {
@@ -318,6 +347,18 @@ fn digest(body: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     hasher.finish()
+}
+
+/// What a state looks like at a glance; `None`: nothing new.
+fn reaction(state: &TaskState) -> Option<Reaction> {
+    match state {
+        TaskState::Queued { .. } | TaskState::Running { .. } => Some(Reaction::Eyes),
+        TaskState::PullRequestOpen { .. } | TaskState::Updated { .. } | TaskState::Merged { .. } => {
+            Some(Reaction::Rocket)
+        }
+        TaskState::NoChanges | TaskState::Rejected { .. } | TaskState::Failed { .. } => Some(Reaction::Confused),
+        TaskState::DiffReady | TaskState::Closed { .. } | TaskState::Cancelled { .. } => None,
+    }
 }
 
 /// Whether the results of the last verification belong to this state; an older attempt's would mislead.

@@ -55,3 +55,22 @@ async fn an_act_that_was_answered_with_502_is_looked_up_and_not_done_again() {
         one_of_everything_after(path, Fault::Status502AfterDoing).await;
     }
 }
+
+/// Limits of the forge are per hour and per minute: a plain task stays far below them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_task_asks_github_a_dozen_things_and_writes_three() {
+    let onramp = Setup::new(Backend::Namespace).agent("echo 42 > answer.txt").start().await;
+    let issue = onramp.ask("The answer is wrong", "").await;
+    let told = |github: &GitHub| github.comments(REPO, issue).iter().any(|c| c.body.contains("/pull/")).then_some(());
+    onramp.github.until("comment with the pull request", DEADLINE, told).await;
+    let rocket = |github: &GitHub| github.reactions().into_iter().find(|reacted| reacted.content == "rocket");
+    onramp.github.until("rocket", DEADLINE, rocket).await;
+    let asked: Vec<_> = onramp.github.requests().into_iter().filter(|r| !r.path.contains(".git/")).collect();
+    let writes = |r: &&tests::github::Recorded| {
+        (r.method == Method::POST || r.method == Method::PATCH) && !r.path.ends_with("/reactions")
+    };
+    let words = onramp.github.requests_in_words();
+    assert!(asked.len() <= 12, "{} requests:\n{words}", asked.len());
+    assert!(asked.iter().filter(writes).count() <= 3, "{words}");
+    onramp.end().await;
+}

@@ -40,8 +40,12 @@ async fn a_comment_that_begins_with_the_command_is_a_request_and_is_seen_at_once
     let prompt = &onramp.github.branch_tree(REPO, &onramp.github.pulls()[0].head)["prompt.txt"];
     assert!(prompt.contains("make it 42") && prompt.contains("It says 41."), "{prompt}");
     assert!(!prompt.contains("obey me"), "what the page does not show is left out: {prompt}");
-    let reacted = onramp.github.reactions();
-    assert_eq!((reacted.len(), reacted[0].content.as_str()), (1, "eyes"), "{reacted:?}");
+    let rocket = |github: &GitHub| github.reactions().into_iter().find(|reacted| reacted.content == "rocket");
+    onramp.github.until("rocket", DEADLINE, rocket).await;
+    let reacted: Vec<_> = onramp.github.reactions().into_iter().map(|reacted| (reacted.to, reacted.content)).collect();
+    let comment = onramp.github.comments(REPO, issue)[0].id;
+    let on_comment = |content: &str| (format!("issues/comments/{comment}"), content.to_owned());
+    assert_eq!(reacted, [on_comment("eyes"), on_comment("rocket")]);
     assert!(onramp.github.pulls()[0].body.contains(&format!("#{issue}")));
 
     // The same delivery again is the same wish.
