@@ -4,6 +4,8 @@
 //! events become one edit of one comment, a repeated pass changes nothing, and a crash costs at most a repeated edit: the
 //! durable cursor moves only past events whose task has been told. A forge that fails delays one task, not the others.
 
+mod words;
+
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
@@ -13,15 +15,11 @@ use std::{
 
 use chrono::Duration;
 use secrecy::{ExposeSecret, SecretString};
-use tasks::{
-    Code, Evidence, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId, TaskState, Timestamp, Violation,
-};
+use tasks::{Code, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
-use workers::{
-    forge::{Forge, ReactTo, Reaction},
-    text,
-};
+use workers::forge::{Forge, ReactTo, Reaction};
 
+use self::words::{comment, reaction, shows_checks};
 use crate::queue::{Clock, Queue, QueueRecord};
 
 /// The name of the cursor in the queue.
@@ -347,95 +345,6 @@ fn digest(body: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     hasher.finish()
-}
-
-/// What a state looks like at a glance; `None`: nothing new.
-fn reaction(state: &TaskState) -> Option<Reaction> {
-    match state {
-        TaskState::Queued { .. } | TaskState::Running { .. } => Some(Reaction::Eyes),
-        TaskState::PullRequestOpen { .. } | TaskState::Updated { .. } | TaskState::Merged { .. } => {
-            Some(Reaction::Rocket)
-        }
-        TaskState::NoChanges | TaskState::Rejected { .. } | TaskState::Failed { .. } => Some(Reaction::Confused),
-        TaskState::DiffReady | TaskState::Closed { .. } | TaskState::Cancelled { .. } => None,
-    }
-}
-
-/// Whether the results of the last verification belong to this state; an older attempt's would mislead.
-fn shows_checks(state: &TaskState) -> bool {
-    match state {
-        TaskState::PullRequestOpen { .. } | TaskState::Updated { .. } => true,
-        TaskState::Failed { failure } => failure.code == Code::ChecksFailed,
-        TaskState::Queued { .. }
-        | TaskState::Running { .. }
-        | TaskState::Merged { .. }
-        | TaskState::Closed { .. }
-        | TaskState::DiffReady
-        | TaskState::NoChanges
-        | TaskState::Rejected { .. }
-        | TaskState::Cancelled { .. } => false,
-    }
-}
-
-/// The comment of a task in its state of now.
-fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String, templates::RenderError> {
-    let id = task.id.to_string();
-    let mut context = templates::StatusComment {
-        task_id: &id,
-        state: task.state.word(),
-        failures: task.failures,
-        stopping: task.cancel_requested.is_some() && task.state.is_unfinished(),
-        stopped_by: None,
-        pull_request: None,
-        requester: &task.request.actor.login,
-        failure: None,
-        violations: vec![],
-        checks: evidence.map(|e| e.checks.iter().map(text::check_line).collect()).unwrap_or_default(),
-        kept: None,
-    };
-    match &task.state {
-        TaskState::Queued { .. } | TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
-        TaskState::PullRequestOpen { pull_request }
-        | TaskState::Updated { pull_request }
-        | TaskState::Merged { pull_request }
-        | TaskState::Closed { pull_request } => {
-            context.pull_request = Some((&pull_request.url, pull_request.number));
-        }
-        TaskState::Rejected { violations } => context.violations = violations.iter().map(violation_line).collect(),
-        TaskState::Failed { failure } => {
-            context.failure = Some(failure_line(failure));
-            context.kept = kept(failure.code);
-        }
-        TaskState::Cancelled { by } => context.stopped_by = Some(&by.login),
-    }
-    templates::status_comment(&context)
-}
-
-fn violation_line(violation: &Violation) -> (&str, &str, &str) {
-    (&violation.rule, violation.path.as_deref().unwrap_or_default(), &violation.message)
-}
-
-fn failure_line(failure: &Failure) -> templates::FailureLine<'_> {
-    templates::FailureLine {
-        code: failure.code.as_str(),
-        message: &failure.message,
-        next_step: &failure.next_step,
-        detail: failure.detail.as_deref(),
-    }
-}
-
-/// What a failed attempt leaves behind, where it got far enough to leave anything.
-fn kept(code: Code) -> Option<&'static str> {
-    match code {
-        Code::ChecksFailed | Code::PushRejected | Code::PullRequestRefused | Code::PatchRefused => {
-            Some("The diff, the transcript and the outputs of the checks, with Onramp under the id of the task")
-        }
-        Code::AgentFailed | Code::AgentTimedOut | Code::AgentIdle => {
-            Some("The transcript and what had been changed, with Onramp under the id of the task")
-        }
-        Code::SetupFailed => Some("The whole output of the setup, with Onramp under the id of the task"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -233,3 +233,27 @@ async fn what_a_newer_version_wrote_is_refused_and_not_touched() {
     assert_eq!(failure.code, Code::StoreNewer, "{failure}");
     assert_eq!(fs::read(&file).unwrap(), bytes);
 }
+
+#[tokio::test]
+async fn a_crash_while_segments_are_removed_is_made_good_by_the_next_start() {
+    let (dir, clock) = (TempDir::new().unwrap(), ManualClock::new());
+    let (before, queue) = filled(dir.path(), options(&clock, 0)).await;
+    until_checkpointed(&queue, dir.path(), 3).await;
+    queue.shutdown().await;
+    drop(queue);
+    let covered = names(dir.path(), "checkpoint").pop().unwrap();
+    assert!(*covered > *"000002", "more than one goes at once: {covered}");
+    // As it is after the first of them.
+    fs::write(dir.path().join("journal/pruning"), covered.trim_start_matches('0')).unwrap();
+    fs::remove_file(dir.path().join("journal/000001.log")).unwrap();
+    let queue = Queue::open(dir.path(), options(&clock, 0)).unwrap();
+    assert_eq!(queue.list(TaskFilter::default()).await.unwrap(), before);
+    queue.shutdown().await;
+    assert!(names(dir.path(), "log")[0] > covered, "{:?}", names(dir.path(), "log"));
+    assert!(!dir.path().join("journal/pruning").exists());
+    audit::verify(&dir.path().join("journal"), None).unwrap();
+
+    // Without that intent, a segment that is missing is damage.
+    fs::remove_file(dir.path().join("journal").join(format!("{covered}.checkpoint"))).unwrap();
+    assert_eq!(Queue::open(dir.path(), options(&clock, 0)).err().unwrap().code, Code::StoreDamaged);
+}
