@@ -13,6 +13,7 @@ pub mod record;
 mod checkpoint;
 mod commit;
 mod draft;
+mod events;
 mod frame;
 mod grant;
 mod index;
@@ -48,7 +49,7 @@ use self::{
     draft::Draft,
     grant::Grant,
     index::{Index, IndexError},
-    journal::{Hash, Head, Journal, JournalError, Marks, Walk},
+    journal::{Hash, Head, Journal, JournalError, Marks},
     ready::Unfinished,
 };
 pub use self::{
@@ -267,7 +268,7 @@ impl Queue {
     /// [`QueueError::Unavailable`] when the journal cannot be read.
     pub async fn events_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, QueueRecord)>, QueueError> {
         let (shared, until) = (self.shared.clone(), self.shared.head.borrow().sequence);
-        let read = move || read_events(&shared, after, until, limit);
+        let read = move || events::read(&shared, after, until, limit);
         let events = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
         events.map_err(|error| unavailable(&error))
     }
@@ -448,35 +449,6 @@ pub(crate) async fn sleep_until(at: Option<Timestamp>, now: Timestamp) {
         Some(at) => tokio::time::sleep((at - now).to_std().unwrap_or_default()).await,
         None => std::future::pending().await,
     }
-}
-
-fn read_events(shared: &Shared, after: u64, until: u64, limit: usize) -> Result<Vec<(u64, QueueRecord)>, JournalError> {
-    let mut events = Vec::new();
-    if after >= until {
-        return Ok(events);
-    }
-    let mut walk = Walk::near(&shared.journal, &shared.marks, after + 1)?;
-    while events.len() < limit && walk.head().sequence < until {
-        let here = walk.damage_here();
-        walk.mark(&shared.marks);
-        let Some(entry) = walk.next()? else {
-            // It is durable and not there: what follows was removed meanwhile. On with the first that is left.
-            let next = Walk::near(&shared.journal, &shared.marks, walk.head().sequence + 1)?;
-            if next.head().sequence <= walk.head().sequence {
-                break;
-            }
-            walk = next;
-            continue;
-        };
-        if entry.head.sequence > after {
-            let record: QueueRecord =
-                record::decode(&entry.payload).map_err(|error| JournalError::unreadable(here, error))?;
-            if record.is_event() {
-                events.push((entry.head.sequence, record));
-            }
-        }
-    }
-    Ok(events)
 }
 
 fn store_failure(dir: &Path, error: ReplayError) -> Failure {
