@@ -42,7 +42,11 @@ impl Room {
                 .accept_without(tasks::Limit::ALL),
         );
         let limits = Limits { memory_bytes: 256 << 20, pids: 64, disk_bytes: 64 << 20, ..Limits::default() };
-        let spec = SandboxSpec { task: Some(task), limits, ..SandboxSpec::new("onramp-agent-test") };
+        // The control groups of a box are called after it, and these tests run side by side.
+        static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("onramp-agent-test-{}-{n}", std::process::id());
+        let spec = SandboxSpec { task: Some(task), limits, ..SandboxSpec::new(name) };
         let sandbox = Sandbox::start(backend.clone(), &spec).await.unwrap();
         Self { dir, backend, sandbox, artifacts, agents }
     }
