@@ -15,11 +15,14 @@ use std::{
 };
 
 use chrono::Duration;
-use tasks::{Change, DedupeKey, Failure, FailureKind, QueueError, RepoName, Task, TaskEvent, TaskId, Timestamp};
+use tasks::{Change, DedupeKey, Failure, QueueError, RepoName, Task, TaskEvent, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
 use workers::forge::Forge;
 
-use crate::queue::{Clock, Queue, QueueRecord};
+use crate::{
+    notify,
+    queue::{Clock, Queue, QueueRecord},
+};
 
 const CURSOR: &str = "clerk";
 const BATCH: usize = 500;
@@ -128,7 +131,7 @@ impl Clerk {
                 waiting.extend(thread);
                 continue;
             }
-            match self.deal_with(&matter.what, now).await {
+            match self.deal_with(&matter.what).await {
                 Ok(()) => {
                     self.memory().open.remove(&at);
                     n_done += 1;
@@ -209,7 +212,7 @@ impl Clerk {
         }
     }
 
-    async fn deal_with(&self, what: &What, now: Timestamp) -> Result<(), Trouble> {
+    async fn deal_with(&self, what: &What) -> Result<(), Trouble> {
         match what {
             What::Ended { task } => self.follow_up(*task).await,
             What::Told { key, change } => match change {
@@ -219,7 +222,7 @@ impl Clerk {
                     self.reviewed(key, review, *wants_changes).await
                 }
                 Change::ChecksFailed { repo, numbers, head } => self.checks_failed(repo, numbers, head).await,
-                Change::BranchMoved { repo, branch } => self.branch_moved(key, repo, branch, now).await,
+                Change::BranchMoved { repo, branch } => self.branch_moved(key, repo, branch).await,
                 Change::PullRequestMerged { .. }
                 | Change::PullRequestClosed { .. }
                 | Change::PullRequestReopened { .. }
@@ -229,14 +232,8 @@ impl Clerk {
     }
 
     fn postpone(&self, at: u64, matter: Matter, failure: &Failure, now: Timestamp) {
-        let is_passing = match failure.kind {
-            FailureKind::Infrastructure | FailureKind::LeaseExpired | FailureKind::Timeout => true,
-            FailureKind::Budget | FailureKind::Agent | FailureKind::Verification | FailureKind::Configuration => {
-                failure.retry_not_before.is_some()
-            }
-        };
         let mut memory = self.memory();
-        if !is_passing || matter.tries >= MAX_TRIES {
+        if !notify::is_transient(failure) || matter.tries >= MAX_TRIES {
             tracing::warn!(%failure, "what was asked is not taken up: the forge does not say that it may be");
             memory.open.remove(&at);
             return;

@@ -331,7 +331,7 @@ impl Notifier {
 }
 
 /// Whether trying again may help.
-fn is_transient(failure: &Failure) -> bool {
+pub(crate) fn is_transient(failure: &Failure) -> bool {
     match failure.kind {
         FailureKind::Infrastructure | FailureKind::LeaseExpired | FailureKind::Timeout => true,
         FailureKind::Budget | FailureKind::Agent | FailureKind::Verification | FailureKind::Configuration => {

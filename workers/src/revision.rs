@@ -46,7 +46,7 @@ impl Revision {
     /// What the forge says of the pull request that a task revises; `None` for a task that wants one of its own.
     ///
     /// # Errors
-    /// E052 when it is closed, or its branch is not ours to push.
+    /// E053 when it is closed, or its branch is not ours to push.
     pub async fn asked_for(forge: &dyn Forge, task: &Task) -> Result<Option<PullRequestNow>, Failure> {
         let Some(number) = task.request.revises else { return Ok(None) };
         let now = forge.pull_request_now(&task.request.repo, number).await?;
@@ -121,7 +121,7 @@ impl Revision {
     /// Refuses a patch that leaves a conflict in place.
     ///
     /// # Errors
-    /// E022 with the files.
+    /// E021 with the files.
     pub fn is_resolved_by(&self, patch: &Patch) -> Result<(), Failure> {
         let is_resolved = |path: &[u8]| {
             patch.entries().iter().any(|entry| match entry {

@@ -2,7 +2,7 @@
 
 use tasks::{
     Actor, Asked, BranchName, Command, CommitSha, DedupeKey, Deliver, Failure, Instruction, Intake as _, RepoName,
-    Resources, Source, Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, Work,
+    Resources, Source, Task, TaskFilter, TaskId, TaskRequest, TaskState, Work,
 };
 use workers::forge::{LineComment, Permission, ReactTo, Reaction};
 
@@ -193,7 +193,6 @@ impl Clerk {
         key: &DedupeKey,
         repo: &RepoName,
         branch: &BranchName,
-        _now: Timestamp,
     ) -> Result<(), Trouble> {
         if !self.options.follow_base {
             return Ok(());
