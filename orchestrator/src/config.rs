@@ -47,6 +47,7 @@ pub struct Config {
 #[expect(missing_docs, reason = "config.example.toml documents every key, once")]
 pub struct Server {
     pub listen: String,
+    pub public_url: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +66,8 @@ pub struct GitHub {
     pub follow_base: bool,
     pub repositories: Vec<String>,
     pub allowed_bots: Vec<u64>,
+    pub poll_interval: Period,
+    pub write_pause: Period,
 }
 
 /// Which kind of sandbox to use.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 mod crew;
 pub mod notify;
+pub mod poll;
 pub mod queue;
 pub mod reaper;
 pub mod remote;
@@ -28,6 +29,7 @@ use axum::{
 use config::{Config, Secret, Surroundings};
 use crew::Crew;
 use notify::Notifier;
+use poll::Poller;
 use queue::Queue;
 use remote::{Access, Desk};
 use secrecy::SecretString;
@@ -59,9 +61,42 @@ pub struct Parts {
     pub progress: Option<ProgressFor>,
 }
 
+/// How news of GitHub come here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingress {
+    /// GitHub sends deliveries to the door.
+    IsTold,
+    /// Nobody outside can reach the door, so GitHub is asked.
+    Asks,
+}
+
+impl Ingress {
+    /// Deliveries need a secret that they are signed with; whoever has neither that nor an address for them asks.
+    ///
+    /// # Errors
+    /// E006 when it is not said what there is to ask about.
+    fn of(config: &Config) -> Result<Self, Failure> {
+        let github = &config.github;
+        let has_secret = github.webhook_secrets.iter().any(|secret| secret.value().is_some());
+        if has_secret || !config.server.public_url.is_empty() {
+            return Ok(Self::IsTold);
+        }
+        let names_one = github.repositories.iter().any(|pattern| pattern.parse::<tasks::RepoName>().is_ok());
+        if github.app_id == 0 && !names_one {
+            let message = "No repository is named in full, and without a webhook a token cannot tell which there are";
+            return Err(Failure::new(Code::BadConfig, message).next(
+                "Set github.repositories = [\"owner/name\"]; or set github.webhook_secrets to be told by a webhook.",
+            ));
+        }
+        Ok(Self::Asks)
+    }
+}
+
 /// A running Onramp.
 pub struct Running {
     addr: SocketAddr,
+    ingress: Ingress,
+    poller: Arc<Poller>,
     queue: Arc<Queue>,
     artifacts: PathBuf,
     /// The workers of this process, if there are any: they end by draining.
@@ -83,6 +118,7 @@ pub struct Running {
 pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let surroundings = parts.surroundings.unwrap_or_else(Surroundings::read);
     let door = door_config(&config)?;
+    let ingress = Ingress::of(&config)?;
     let access = config.worker.token.value().map(Access::new).transpose()?;
     let forge = parts.forge.map_or_else(|| wiring::github(&config), Ok)?;
     let data = config.data_dir()?;
@@ -105,6 +141,8 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
 
     let (serving, watching) = (TaskTracker::new(), TaskTracker::new());
     let (drain, closed, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let poller = Poller::new(queue.clone(), forge.clone(), door.clone(), clock.clone(), config.github.follow_base);
+    let poller = Arc::new(poller);
     let door = webhooks::router(queue.clone() as Arc<dyn Intake>, door);
     let mut router = door.layer(middleware::from_fn_with_state(drain.clone(), not_while_draining));
     let artifacts = data.join("artifacts");
@@ -140,11 +178,18 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let clerk = Arc::new(clerk::Clerk::new(queue.clone(), forge.clone(), clock.clone(), options));
     let (taking_up, until) = (clerk.clone(), stop.clone());
     watching.spawn(async move { taking_up.run(until).await });
+    let (hearing, every, until) = (poller.clone(), config.github.poll_interval.0, drain.clone());
+    watching.spawn(async move {
+        match ingress {
+            Ingress::Asks => hearing.look(every, until).await,
+            Ingress::IsTold => hearing.catch_up(until).await,
+        }
+    });
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
     watching.close();
-    Ok(Running { addr, queue, artifacts, crew, notifier, serving, watching, drain, closed, stop })
+    Ok(Running { addr, ingress, poller, queue, artifacts, crew, notifier, serving, watching, drain, closed, stop })
 }
 
 /// Deliveries are told to come again; workers elsewhere still end what they have begun.
@@ -159,6 +204,16 @@ impl Running {
     /// Where the door listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// How news of GitHub come here.
+    pub fn ingress(&self) -> Ingress {
+        self.ingress
+    }
+
+    /// Who asks GitHub, to be made to ask now.
+    pub fn poller(&self) -> &Arc<Poller> {
+        &self.poller
     }
 
     /// The queue, to look at.
@@ -218,12 +273,13 @@ fn door_config(config: &Config) -> Result<DoorConfig, Failure> {
     let github = &config.github;
     let secrets: Vec<SecretString> =
         github.webhook_secrets.iter().filter_map(|secret| secret.value().cloned()).collect();
-    if secrets.is_empty() {
+    if secrets.is_empty() && !config.server.public_url.is_empty() {
         // Says which variable or file was looked at.
         github.webhook_secrets.first().unwrap_or(&Secret::default()).require("github.webhook_secrets")?;
     }
+    let secrets = (!secrets.is_empty()).then(|| webhooks::Secrets::new(secrets)).transpose();
     Ok(DoorConfig {
-        github_secrets: webhooks::Secrets::new(secrets).map_err(|error| {
+        github_secrets: secrets.map_err(|error| {
             Failure::new(Code::MissingSecret, format!("github.webhook_secrets cannot be used: {error}"))
         })?,
         label: github.label.clone(),

@@ -47,7 +47,12 @@ pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
         id => Credentials::App { id, key: github.app_key.require("github.app_key")? },
     };
     let git_url = Some(github.git_url.clone()).filter(|url| !url.is_empty());
-    let forge = GitHubForge::new(GitHubConfig { api_url: github.api_url.clone(), git_url, credentials })?;
+    let forge = GitHubForge::new(GitHubConfig {
+        api_url: github.api_url.clone(),
+        git_url,
+        credentials,
+        write_pause: github.write_pause.0,
+    })?;
     Ok(Arc::new(forge))
 }
 

@@ -199,6 +199,9 @@ async fn a_repository_that_the_token_cannot_see_is_named() {
 #[test]
 fn a_server_that_cannot_start_says_why() {
     let dir = tempfile::tempdir().unwrap();
+    let nothing_named = onramp_with(dir.path(), &["serve"], &[("GITHUB_TOKEN", "x")]);
+    refuses(&nothing_named, 2, "E006", &["github.repositories", "github.webhook_secrets"]);
+    std::fs::write(dir.path().join("onramp.toml"), "[server]\npublic_url = \"https://onramp.example\"\n").unwrap();
     refuses(&onramp(dir.path(), &["serve"]), 4, "E008", &["ONRAMP_WEBHOOK_SECRET"]);
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -10,6 +10,7 @@ mod gpu;
 mod once;
 mod operator;
 mod planted;
+mod poll;
 mod queue_bench;
 mod queue_faults;
 mod real_agent;

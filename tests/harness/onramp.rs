@@ -10,7 +10,8 @@ use std::{
 
 use orchestrator::{
     Parts, Running,
-    config::{BackendChoice, Config, Model, Secret, Surroundings},
+    config::{BackendChoice, Config, Model, Period, Secret, Surroundings},
+    poll::Poller,
 };
 use tasks::{AgentName, Intake, Task, TaskFilter};
 use tempfile::TempDir;
@@ -167,6 +168,7 @@ impl Setup {
         config.github.git_url = github.git_url();
         config.github.webhook_secrets = vec![Secret::known(github.webhook_secret())];
         config.github.label = LABEL.to_owned();
+        config.github.write_pause = Period(Duration::ZERO);
         let secrets = credentials(&mut config, &github, self.app);
         config.sandbox.default_image = IMAGE.to_owned();
         config.sandbox.backend = match self.backend {
@@ -309,6 +311,11 @@ impl Onramp {
     /// What attempts share.
     pub fn hands(&self) -> &Arc<Hands> {
         self.running.hands().expect("tasks run in this process")
+    }
+
+    /// Who asks GitHub.
+    pub fn poller(&self) -> &Arc<Poller> {
+        self.running.poller()
     }
 
     /// Onramp's directory.

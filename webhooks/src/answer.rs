@@ -65,6 +65,8 @@ pub(crate) enum Problem {
     Internal,
     /// No such path.
     NotFound,
+    /// There is no secret that a delivery could be signed with.
+    TakesNone,
 }
 
 impl Problem {
@@ -98,6 +100,11 @@ impl Problem {
                 (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong inside Onramp", "Its log says more.")
             }
             Self::NotFound => (StatusCode::NOT_FOUND, "There is nothing here", "Deliveries go to /hooks/github."),
+            Self::TakesNone => (
+                StatusCode::NOT_FOUND,
+                "No delivery is taken here",
+                "Onramp asks GitHub by itself; set github.webhook_secrets to be told instead.",
+            ),
         }
     }
 }

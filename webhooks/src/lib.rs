@@ -25,7 +25,8 @@ use crate::answer::Problem;
 #[derive(Debug, Clone)]
 pub struct DoorConfig {
     /// The secrets that GitHub's deliveries may be signed with: one, or two while one replaces the other.
-    pub github_secrets: Secrets,
+    /// None: no delivery of GitHub is taken.
+    pub github_secrets: Option<Secrets>,
     /// The label that asks for a task. Compared without regard to case, as GitHub does.
     pub label: String,
     /// The repositories that may ask: `owner/name`, where `*` stands for any part of a name (`acme/*`). Empty: all that

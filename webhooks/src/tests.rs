@@ -110,7 +110,7 @@ struct Rig {
 
 fn config() -> DoorConfig {
     DoorConfig {
-        github_secrets: Secrets::new(vec![SECRET.into()]).unwrap(),
+        github_secrets: Some(Secrets::new(vec![SECRET.into()]).unwrap()),
         label: "onramp".into(),
         repositories: vec![],
         names: vec!["onramp".into()],

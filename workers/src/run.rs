@@ -40,7 +40,7 @@ use crate::{
 const EXTRACT_LIMITS: ExtractLimits = ExtractLimits { max_files: 10_000, max_bytes: 256 << 20 };
 
 /// Everything that an attempt needs, shared by all attempts of a worker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Hands {
     /// Every sandbox comes from here.
     pub sandboxes: Arc<Sandboxes>,
@@ -91,6 +91,10 @@ pub async fn run_task(
     cancel: &CancellationToken,
     finish: &CancellationToken,
 ) -> Report {
+    // What the attempt may do on the forge is made for it and ends with it.
+    let own_forge = hands.forge.for_task();
+    let with_own = own_forge.as_ref().map(|forge| Hands { forge: forge.clone(), ..hands.clone() });
+    let hands = with_own.as_ref().unwrap_or(hands);
     // Outlives every box of the attempt: what is lent goes back when they are gone.
     let borrowed = Borrowed::new(hands.gpus.clone());
     let result =
@@ -102,6 +106,9 @@ pub async fn run_task(
                 tracing::warn!(task.id = %task.id, purpose, "a sandbox is left to the sweep");
             }
         }
+    }
+    if let Some(forge) = own_forge {
+        forge.close().await;
     }
     match result {
         Ok(Ok((outcome, evidence))) => Report::Finished { outcome, evidence },

@@ -4,8 +4,8 @@ use axum::http::header;
 use serde_json::{Value, json};
 
 use super::{
-    Call, apps, json,
-    state::{Permission, Pull, Repository, State, Token, now},
+    Call, apps, history, json, pulls,
+    state::{Permission, Repository, State, Token, now},
     talk,
 };
 
@@ -37,12 +37,32 @@ impl Reply {
         Self { status, body: json!({ "message": message, "documentation_url": docs }), link: None }
     }
 
+    /// Done, and there is nothing to say.
+    pub(super) fn nothing() -> Self {
+        Self { status: 204, body: Value::Null, link: None }
+    }
+
+    /// The same bytes have the same one.
+    pub(super) fn etag(&self) -> Option<String> {
+        let mut hash = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&self.body.to_string(), &mut hash);
+        (self.status == 200).then(|| format!("\"{:x}\"", std::hash::Hasher::finish(&hash)))
+    }
+
+    /// Nothing but that it is still the same, for who knows it.
+    pub(super) fn unless_known(self, known: &str) -> Self {
+        match self.etag() {
+            Some(etag) if etag == known => Self { status: 304, body: Value::Null, link: None },
+            _ => self,
+        }
+    }
+
     pub(super) fn not_found() -> Self {
         Self::error(404, "Not Found")
     }
 
     /// 422 with one error of GitHub's shape.
-    fn invalid(error: &Value) -> Self {
+    pub(super) fn invalid(error: &Value) -> Self {
         let mut reply = Self::error(422, "Validation Failed");
         reply.body["errors"] = json!([error]);
         reply
@@ -144,6 +164,16 @@ fn route(state: &mut State, call: &Call) -> Answer {
             Token::Personal { login } => Ok(Reply::ok(json::user(state, login))),
             Token::Installation { .. } => Err(Reply::error(403, "Resource not accessible by integration")),
         },
+        ("DELETE", ["installation", "token"]) => match state.tokens.remove(bearer) {
+            Some(Token::Installation { .. }) => Ok(Reply::nothing()),
+            _ => Err(Reply::error(403, "Resource not accessible by personal access token")),
+        },
+        ("GET", ["installation", "repositories"]) => {
+            let Token::Installation { repositories, .. } = &token else { return Err(Reply::not_found()) };
+            let seen = state.repositories.iter().filter(|repo| repositories.contains(&repo.id));
+            let seen: Vec<Value> = seen.map(|repo| json::repository(state, repo)).collect();
+            Ok(Reply::ok(json!({ "total_count": seen.len(), "repositories": seen })))
+        }
         ("GET", ["users", login]) => Ok(Reply::ok(json::user(state, login))),
         ("GET", ["user", id]) => {
             let known = state.users.iter().find(|(_, known)| known.to_string() == *id);
@@ -212,6 +242,9 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
         ("GET", ["git", "ref" | "refs", "heads", branch @ ..]) => reference(at, &branch.join("/")),
         ("GET", ["branches", branch @ ..]) => branch_head(at, &branch.join("/")),
 
+        ("GET", ["issues", "events"]) => history::issue_events(at),
+        ("GET", ["issues", "comments"]) => history::all_comments(at),
+        ("GET", ["commits", sha, "check-suites"]) => history::check_suites(at, sha),
         ("GET", ["issues", number]) => issue(at, number),
         ("GET", ["issues", number, "comments"]) => list_comments(at, number),
         ("POST", ["issues", number, "comments"]) => create_comment(at, number),
@@ -219,26 +252,18 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
         ("PATCH", ["issues", "comments", id]) => edit_comment(at, id),
         ("POST", ["issues", number, "labels"]) => add_labels(at, number),
         ("GET", ["issues", number, "labels"]) => {
-            at.need(Need::ReadIssues)?;
+            at.need(Need::ReadIssues).or_else(|refused| at.need(Need::ReadPulls).map_err(|_| refused))?;
             let number = numbered(at, number)?;
             let labels = labels_of(at, number)?.clone();
             Ok(at.page(labels.iter().map(|name| json::label(at.state, at.repo(), name)).collect()))
         }
 
-        ("GET", ["pulls"]) => list_pulls(at),
-        ("POST", ["pulls"]) => create_pull(at),
-        ("GET", ["pulls", number]) => {
-            at.need(Need::ReadPulls)?;
-            pull_reply(at, find_pull(at, number)?)
-        }
-        ("PATCH", ["pulls", number]) => update_pull(at, number),
-        ("POST", ["pulls", number, "requested_reviewers"]) => request_reviewers(at, number),
-        ("GET", ["pulls", number, "reviews"]) => {
-            at.need(Need::ReadPulls)?;
-            let pull = find_pull(at, number)?.number;
-            let reviews = at.state.talk.reviews.iter().filter(|review| review.pull == pull);
-            Ok(at.page(reviews.map(|review| talk::review_json(at.state, review)).collect()))
-        }
+        ("GET", ["pulls"]) => pulls::list(at),
+        ("POST", ["pulls"]) => pulls::create(at),
+        ("GET", ["pulls", number]) => pulls::one(at, number),
+        ("PATCH", ["pulls", number]) => pulls::update(at, number),
+        ("POST", ["pulls", number, "requested_reviewers"]) => pulls::request_reviewers(at, number),
+        ("GET", ["pulls", number, "reviews"]) => history::reviews(at, number),
         ("GET", ["pulls", number, "reviews", id]) => talk::one_review(at, number, id),
         ("GET", ["pulls", number, "reviews", id, "comments"]) => talk::line_comments(at, number, Some(id)),
         ("GET", ["pulls", number, "comments"]) => talk::line_comments(at, number, None),
@@ -296,8 +321,7 @@ fn numbered(at: &InRepository<'_>, number: &str) -> Result<u64, Reply> {
 fn issue(at: &InRepository<'_>, number: &str) -> Answer {
     at.need(Need::ReadIssues)?;
     let number = numbered(at, number)?;
-    let issue = at.repo().issues.get(&number).ok_or_else(Reply::not_found)?;
-    Ok(Reply::ok(json::issue(at.state, at.repo(), issue)))
+    history::issue_or_pull(at.state, &at.name, number).map(Reply::ok).ok_or_else(Reply::not_found)
 }
 
 fn list_comments(at: &InRepository<'_>, number: &str) -> Answer {
@@ -352,7 +376,8 @@ fn edit_comment(at: &mut InRepository<'_>, id: &str) -> Answer {
 }
 
 fn add_labels(at: &mut InRepository<'_>, number: &str) -> Answer {
-    at.need(Need::WriteIssues)?;
+    // Pull requests are issues too: either right is enough for them.
+    at.need(Need::WriteIssues).or_else(|refused| at.need(Need::WritePulls).map_err(|_| refused))?;
     let number = numbered(at, number)?;
     let body = at.call.json()?;
     let names = body["labels"].as_array().or(body.as_array()).ok_or_else(|| Reply::error(422, "Invalid request."))?;
@@ -374,119 +399,4 @@ fn labels_of<'a>(at: &'a mut InRepository<'_>, number: u64) -> Result<&'a mut Ve
         Some(pull) => Ok(&mut pull.labels),
         None => Ok(&mut repo.issues.get_mut(&number).ok_or_else(Reply::not_found)?.labels),
     }
-}
-
-// ---- pull requests
-
-pub(super) fn find_pull<'a>(at: &'a InRepository<'_>, number: &str) -> Result<&'a Pull, Reply> {
-    let number: u64 = number.parse().map_err(|_| Reply::not_found())?;
-    at.repo().pulls.get(&number).ok_or_else(Reply::not_found)
-}
-
-fn pull_reply(at: &InRepository<'_>, pull: &Pull) -> Answer {
-    Ok(Reply::ok(json::pull(at.state, at.repo(), pull)))
-}
-
-fn list_pulls(at: &InRepository<'_>) -> Answer {
-    at.need(Need::ReadPulls)?;
-    let query = &at.call.query;
-    let state = query.get("state").map_or("open", String::as_str);
-    let base = query.get("base");
-    // Like GitHub, a head without an owner filters nothing.
-    let head = query.get("head").filter(|head| head.contains(':'));
-    let owner = &at.repo().owner;
-    let shown = at.repo().pulls.values().rev().filter(|pull| {
-        (state == "all" || pull.open == (state == "open"))
-            && base.is_none_or(|base| *base == pull.base)
-            && head.is_none_or(|head| *head == format!("{owner}:{}", pull.head))
-    });
-    Ok(at.page(shown.map(|pull| json::pull(at.state, at.repo(), pull)).collect()))
-}
-
-fn create_pull(at: &mut InRepository<'_>) -> Answer {
-    at.need(Need::WritePulls)?;
-    let body = at.call.json()?;
-    let field = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-    let (head, base, title) = (field("head"), field("base"), field("title"));
-    let owner = at.repo().owner.clone();
-    let head = head.strip_prefix(&format!("{owner}:")).unwrap_or(&head).to_owned();
-    may_become_a_pull(at, &owner, &head, &base)?;
-    if body["body"].as_str().is_some_and(|text| !text.is_empty()) {
-        text(&body, "PullRequest")?;
-    }
-    if title.is_empty() {
-        return Err(Reply::invalid(&json!({ "resource": "PullRequest", "field": "title", "code": "missing_field" })));
-    }
-    let pull = Pull {
-        number: at.state.repository_mut(&at.name).fresh_number(),
-        id: at.state.fresh_id(),
-        head,
-        base,
-        title,
-        body: field("body"),
-        draft: body["draft"].as_bool().unwrap_or(false),
-        open: true,
-        merged: false,
-        author: at.token.login().to_owned(),
-        labels: Vec::new(),
-        reviewers: Vec::new(),
-        created_at: now(),
-    };
-    at.state.repository_mut(&at.name).pulls.insert(pull.number, pull.clone());
-    Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
-}
-
-fn may_become_a_pull(at: &InRepository<'_>, owner: &str, head: &str, base: &str) -> Result<(), Reply> {
-    let invalid =
-        |field: &str| Reply::invalid(&json!({ "resource": "PullRequest", "field": field, "code": "invalid" }));
-    let custom =
-        |message: String| Reply::invalid(&json!({ "resource": "PullRequest", "code": "custom", "message": message }));
-    let bare = at.repo().bare();
-    let head_tip = bare.tip(head).ok_or_else(|| invalid("head"))?;
-    let base_tip = bare.tip(base).ok_or_else(|| invalid("base"))?;
-    if bare.ahead(&base_tip, &head_tip) == 0 {
-        return Err(custom(format!("No commits between {base} and {head}")));
-    }
-    if at.repo().pulls.values().any(|pull| pull.open && pull.head == head && pull.base == base) {
-        return Err(custom(format!("A pull request already exists for {owner}:{head}.")));
-    }
-    Ok(())
-}
-
-fn update_pull(at: &mut InRepository<'_>, number: &str) -> Answer {
-    at.need(Need::WritePulls)?;
-    let body = at.call.json()?;
-    let number = find_pull(at, number)?.number;
-    let pull = at.state.pull_mut(&at.name, number);
-    for (field, place) in [("title", &mut pull.title), ("body", &mut pull.body), ("base", &mut pull.base)] {
-        if let Some(text) = body[field].as_str() {
-            text.clone_into(place);
-        }
-    }
-    if let Some(state) = body["state"].as_str() {
-        pull.open = state == "open";
-    }
-    let pull = pull.clone();
-    pull_reply(at, &pull)
-}
-
-fn request_reviewers(at: &mut InRepository<'_>, number: &str) -> Answer {
-    at.need(Need::WritePulls)?;
-    let body = at.call.json()?;
-    let found = find_pull(at, number)?;
-    let (number, author) = (found.number, found.author.clone());
-    let wanted = body["reviewers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let wanted: Vec<_> = wanted.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    if wanted.contains(&author) {
-        return Err(Reply::error(422, "Review cannot be requested from pull request author."));
-    }
-    if wanted.iter().any(|login| !at.repo().permissions.contains_key(login)) {
-        let message = "Reviews may only be requested from collaborators. One or more of the users or teams you \
-                       specified is not a collaborator of the repository.";
-        return Err(Reply::error(422, message));
-    }
-    let pull = at.state.pull_mut(&at.name, number);
-    pull.reviewers.extend(wanted);
-    let pull = pull.clone();
-    Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Call,
     api::{Answer, Reply},
-    json,
+    history, json,
     state::{State, Token},
 };
 
@@ -100,6 +100,8 @@ pub(super) fn answer(state: &mut State, call: &Call, path: &[&str]) -> Answer {
             "owner": json::user(state, "acme"), "html_url": format!("{}/apps/onramp", state.web_url),
             "external_url": state.web_url, "permissions": permissions(), "events": ["issues"],
         }))),
+        ("GET", ["app", "hook", "deliveries"]) => Ok(history::deliveries(state)),
+        ("POST", ["app", "hook", "deliveries", id, "attempts"]) => history::attempt(state, id),
         ("GET", ["app", "installations"]) => Ok(Reply::ok(json!([describe(state, installation)]))),
         ("GET", ["app", "installations", id]) if *id == installation.to_string() => {
             Ok(Reply::ok(describe(state, installation)))

@@ -10,7 +10,9 @@ mod apps;
 mod bare;
 mod faults;
 mod git_http;
+mod history;
 mod json;
+mod pulls;
 mod state;
 mod talk;
 
@@ -193,6 +195,7 @@ impl GitHub {
     pub fn label(&self, repo: &str, issue: u64, label: &str, sender: &str) -> Delivery {
         let mut state = self.server.state();
         state.issue_mut(repo, issue).add_label(label);
+        state.happened("labeled", repo, issue, sender, Some(label));
         Delivery::new("issues", &json::issue_event(&state, "labeled", repo, issue, Some(label), sender))
     }
 
@@ -200,6 +203,7 @@ impl GitHub {
     pub fn unlabel(&self, repo: &str, issue: u64, label: &str, sender: &str) -> Delivery {
         let mut state = self.server.state();
         state.issue_mut(repo, issue).labels.retain(|set| set != label);
+        state.happened("unlabeled", repo, issue, sender, Some(label));
         Delivery::new("issues", &json::issue_event(&state, "unlabeled", repo, issue, Some(label), sender))
     }
 
@@ -207,6 +211,7 @@ impl GitHub {
     pub fn close_issue(&self, repo: &str, issue: u64, sender: &str) -> Delivery {
         let mut state = self.server.state();
         state.issue_mut(repo, issue).open = false;
+        state.happened("closed", repo, issue, sender, None);
         Delivery::new("issues", &json::issue_event(&state, "closed", repo, issue, None, sender))
     }
 
@@ -216,6 +221,8 @@ impl GitHub {
         let bare = state.repository(repo).bare();
         let pull = state.pull_mut(repo, number);
         (pull.open, pull.merged) = (false, merged);
+        state.happened("closed", repo, number, sender, None);
+        let pull = state.pull_mut(repo, number).clone();
         if merged {
             bare.point(&pull.base, &bare.tip(&pull.head).expect("the branch of the pull request is there"));
         }
@@ -335,17 +342,24 @@ async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Respons
 async fn answer(server: &Server, call: &Call) -> Response {
     match git_http::Exchange::of(call) {
         Some(exchange) => git_http::answer(server, &exchange, call).await,
-        None => api::answer(&mut server.state(), call).into_response(),
+        None => {
+            let reply = api::answer(&mut server.state(), call);
+            reply.unless_known(call.header(header::IF_NONE_MATCH)).into_response()
+        }
     }
 }
 
 impl IntoResponse for api::Reply {
     fn into_response(self) -> Response {
         let mut response = Response::builder().status(self.status).header(header::CONTENT_TYPE, "application/json");
+        if let Some(etag) = self.etag() {
+            response = response.header(header::ETAG, etag);
+        }
         if let Some(link) = self.link {
             response = response.header(header::LINK, link);
         }
-        response.body(Body::from(self.body.to_string())).expect("these headers are valid")
+        let body = if matches!(self.status, 204 | 304) { Body::empty() } else { Body::from(self.body.to_string()) };
+        response.body(body).expect("these headers are valid")
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use axum::http::Method;
 use bytes::Bytes;
 
-use super::{apps::App, bare::Bare, faults::Faults, talk::Talk};
+use super::{apps::App, bare::Bare, faults::Faults, history::History, talk::Talk};
 
 /// What a person may do in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +161,7 @@ pub(super) struct State {
     pub(super) repositories: Vec<Repository>,
     pub(super) comments: Vec<Comment>,
     pub(super) talk: Talk,
+    pub(super) history: History,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) app: Option<App>,
     pub(super) faults: Faults,
@@ -181,6 +182,7 @@ impl State {
             repositories: Vec::new(),
             comments: Vec::new(),
             talk: Talk::default(),
+            history: History::default(),
             tokens: HashMap::new(),
             app: None,
             faults: Faults::default(),

@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 
 use super::{
     GitHub,
-    api::{Answer, InRepository, Need, Reply, find_pull, text},
+    api::{Answer, InRepository, Need, Reply, text},
+    history::issue_or_pull,
     json,
+    pulls::find as find_pull,
     state::{Repository, State, now},
 };
 use crate::delivery::Delivery;
@@ -63,6 +65,7 @@ pub(super) struct CheckRun {
     pub(super) name: String,
     pub(super) conclusion: &'static str,
     pub(super) said: String,
+    pub(super) completed_at: String,
 }
 
 /// What was said, in all repositories: the tests have one.
@@ -82,15 +85,7 @@ impl GitHub {
         let found = state.repository(repo);
         let mut event = json::event(&state, "created", found, sender);
         event["comment"] = json::comment(&state, found, &comment);
-        event["issue"] = match (found.issues.get(&number), found.pulls.get(&number)) {
-            (Some(issue), _) => json::issue(&state, found, issue),
-            (None, Some(pull)) => {
-                let mut issue = json::pull(&state, found, pull);
-                issue["pull_request"] = json!({ "url": issue["url"], "html_url": issue["html_url"] });
-                issue
-            }
-            (None, None) => panic!("{repo}#{number} was never made"),
-        };
+        event["issue"] = issue_or_pull(&state, repo, number).expect("the issue or pull request is there");
         Delivery::new("issue_comment", &event)
     }
 
@@ -141,8 +136,14 @@ impl GitHub {
         let found = state.repository(repo);
         let sha = found.bare().tip(&found.pulls[&pull].head).expect("the branch of the pull request is there");
         let id = state.fresh_id();
-        let run =
-            CheckRun { id, sha: sha.clone(), name: name.to_owned(), conclusion: "failure", said: said.to_owned() };
+        let run = CheckRun {
+            id,
+            sha: sha.clone(),
+            name: name.to_owned(),
+            conclusion: "failure",
+            said: said.to_owned(),
+            completed_at: now(),
+        };
         state.talk.check_runs.push(run);
         let mut event = json::event(&state, "completed", state.repository(repo), "ada");
         event["check_suite"] = json!({

@@ -4,7 +4,7 @@
 //! is to us, nothing. New events of GitHub therefore never become errors here.
 
 use serde::Deserialize;
-use tasks::{Actor, Change, Deliver, Instruction, RepoName, Resources, Source, TaskRequest, Work};
+use tasks::{Actor, Change, DedupeKey, Deliver, Instruction, RepoName, Resources, Source, TaskRequest, Work};
 
 use super::{signature::VerifiedDelivery, talk};
 use crate::DoorConfig;
@@ -97,12 +97,39 @@ struct PullRequestEvent {
     repository: Repository,
 }
 
-/// Reads one delivery.
+/// What GitHub says, however it came here.
+#[derive(Debug)]
+pub struct Message<'a> {
+    event: &'a str,
+    body: &'a [u8],
+    key: DedupeKey,
+}
+
+impl<'a> From<&'a VerifiedDelivery> for Message<'a> {
+    fn from(delivery: &'a VerifiedDelivery) -> Self {
+        Self { event: delivery.event(), body: delivery.body(), key: delivery.dedupe_key() }
+    }
+}
+
+impl<'a> Message<'a> {
+    /// An answer of GitHub's own API, in the shape of the delivery that it would have sent. `id` is the same whenever
+    /// the same is told. `None` when it could not be one.
+    pub fn answered(event: &'a str, id: &str, body: &'a [u8]) -> Option<Self> {
+        Some(Self { event, body, key: format!("github:{id}").parse().ok()? })
+    }
+
+    /// What makes the same message the same request.
+    pub fn key(&self) -> &DedupeKey {
+        &self.key
+    }
+}
+
+/// Reads one message.
 ///
 /// # Errors
 /// [`NotJson`]. Anything that is JSON is readable, and at worst asks for nothing.
-pub fn read(delivery: &VerifiedDelivery, config: &DoorConfig) -> Result<Reading, NotJson> {
-    let reading = match delivery.event() {
+pub fn read(delivery: &Message<'_>, config: &DoorConfig) -> Result<Reading, NotJson> {
+    let reading = match delivery.event {
         "issues" => parse::<IssuesEvent>(delivery)?.map(|event| match to_request(&event, delivery, config) {
             Ok(request) => Reading::Request(Box::new(request)),
             Err(reason) => issue_change(&event, config).map_or(Reading::Ignored(reason), Reading::Change),
@@ -124,11 +151,11 @@ fn reading(change: Result<Change, &'static str>) -> Reading {
 }
 
 /// `None`: JSON, but not what the event's payload looks like.
-fn parse<'a, T: Deserialize<'a>>(delivery: &'a VerifiedDelivery) -> Result<Option<T>, NotJson> {
-    match serde_json::from_slice(delivery.body()) {
+fn parse<'a, T: Deserialize<'a>>(delivery: &Message<'a>) -> Result<Option<T>, NotJson> {
+    match serde_json::from_slice(delivery.body) {
         Ok(event) => Ok(Some(event)),
         // A wrong shape ends the parse early; whether it is JSON at all has still to be seen.
-        Err(error) if serde_json::from_slice::<serde::de::IgnoredAny>(delivery.body()).is_ok() => {
+        Err(error) if serde_json::from_slice::<serde::de::IgnoredAny>(delivery.body).is_ok() => {
             tracing::warn!(%error, "a payload has not the shape of its event");
             Ok(None)
         }
@@ -138,11 +165,7 @@ fn parse<'a, T: Deserialize<'a>>(delivery: &'a VerifiedDelivery) -> Result<Optio
 
 /// An issue that got the label or was assigned to us, by somebody who may ask. Whether the person may write to the repository is asked live
 /// when the work starts, not here: the door waits for nobody.
-fn to_request(
-    event: &IssuesEvent,
-    delivery: &VerifiedDelivery,
-    config: &DoorConfig,
-) -> Result<TaskRequest, &'static str> {
+fn to_request(event: &IssuesEvent, delivery: &Message<'_>, config: &DoorConfig) -> Result<TaskRequest, &'static str> {
     let source = match event.action.as_str() {
         "labeled" => {
             let label = event.label.as_ref().filter(|label| is_ours(label, config)).ok_or("another label was set")?;
@@ -169,7 +192,7 @@ fn to_request(
     let repo = &event.repository.full_name;
     is_configured(repo, config)?;
     Ok(TaskRequest {
-        dedupe_key: delivery.dedupe_key(),
+        dedupe_key: delivery.key.clone(),
         source,
         actor: event.sender.actor(),
         repo: repo.clone(),
@@ -223,9 +246,11 @@ fn is_us(login: &str, config: &DoorConfig) -> bool {
     config.names.iter().any(|name| name.eq_ignore_ascii_case(login))
 }
 
+/// Whether Onramp acts for this repository.
+///
 /// # Errors
-/// It is not.
-pub(super) fn is_configured(repo: &RepoName, config: &DoorConfig) -> Result<(), &'static str> {
+/// It does not, and why.
+pub fn is_configured(repo: &RepoName, config: &DoorConfig) -> Result<(), &'static str> {
     let configured = config.repositories.is_empty() || config.repositories.iter().any(|pattern| matches(pattern, repo));
     if configured { Ok(()) } else { Err("the repository is not among the configured ones") }
 }

@@ -16,7 +16,7 @@ use tasks::QueueError;
 use tracing::Instrument;
 
 use self::{
-    events::{NotJson, Reading},
+    events::{Message, NotJson, Reading},
     signature::VerifiedDelivery,
 };
 use crate::{
@@ -27,8 +27,9 @@ use crate::{
 /// Takes one delivery: verify, read, store, answer.
 pub(crate) async fn receive(State(door): State<Door>, request: Request) -> Result<Taken, Problem> {
     let (parts, body) = request.into_parts();
+    let secrets = door.config.github_secrets.as_ref().ok_or(Problem::TakesNone)?;
     let body = read_body(&parts.headers, body, &door.limits).await?;
-    let delivery = VerifiedDelivery::verify(&parts.headers, body, &door.config.github_secrets)?;
+    let delivery = VerifiedDelivery::verify(&parts.headers, body, secrets)?;
     let span = tracing::info_span!("delivery", delivery.id = delivery.id(), delivery.event = delivery.event());
     take(&door, &parts.headers, &delivery).instrument(span).await
 }
@@ -55,7 +56,7 @@ async fn take(door: &Door, headers: &HeaderMap, delivery: &VerifiedDelivery) -> 
     if delivery.event() == "ping" {
         return Ok(Taken::Pong { pong: true });
     }
-    match events::read(delivery, &door.config).map_err(|NotJson| Problem::NotJson)? {
+    match events::read(&Message::from(delivery), &door.config).map_err(|NotJson| Problem::NotJson)? {
         Reading::Request(request) => {
             let received = in_time(door, door.intake.enqueue(*request)).await?;
             tracing::info!(task.id = %received.id(), "a request was stored");

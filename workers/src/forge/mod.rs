@@ -4,8 +4,10 @@ pub mod github;
 pub mod local;
 pub mod none;
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use async_trait::async_trait;
-use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName};
+use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName, Timestamp};
 
 use crate::{checkout::Remote, fence::Fence};
 
@@ -119,9 +121,63 @@ pub struct Reply<'a> {
     pub body: &'a str,
 }
 
+/// What somebody who asks for news wants to hear of.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Nothing from before.
+    pub since: Timestamp,
+    /// Our open pull requests, whose reviews and checks count.
+    pub pull_requests: &'a [PullRequest],
+    /// Whether the default branch moved.
+    pub base: bool,
+    /// What was known after the last time.
+    pub known: &'a Known,
+}
+
+/// How far somebody has heard, in the forge's own terms: what did not change since costs nothing to ask for again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known(pub(crate) BTreeMap<String, String>);
+
+/// What happened in a repository.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Oldest first.
+    pub told: Vec<Told>,
+    /// For the next time, when all of it was taken up.
+    pub known: Known,
+    /// When the newest of it happened.
+    pub newest: Option<Timestamp>,
+}
+
+/// Something that happened, told as the delivery that the forge would send about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// The name of the event.
+    pub event: &'static str,
+    /// The same whenever it is told.
+    pub id: String,
+    /// What such a delivery holds, as far as it is used.
+    pub payload: serde_json::Value,
+}
+
+/// Deliveries that did not arrive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// How many will come again.
+    pub n_asked_for: usize,
+    /// When the newest delivery was sent, arrived or not.
+    pub newest: Option<Timestamp>,
+}
+
 /// A forge. Every method that writes may be repeated without a second effect; each names its key.
 #[async_trait]
 pub trait Forge: Send + Sync + std::fmt::Debug {
+    /// The same forge with rights of its own for one task, which end with [`Forge::close`]. `None`: it has no such rights.
+    fn for_task(&self) -> Option<Arc<dyn Forge>> {
+        None
+    }
+    /// Ends the rights that were made. What cannot be ended is logged.
+    async fn close(&self) {}
     /// Where to fetch from and push to, with a fresh token for this repository.
     async fn remote(&self, repo: &RepoName) -> Result<Remote, Failure>;
     /// The default branch.
@@ -153,6 +209,18 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// The forge's own checks that failed on a commit.
     async fn failed_checks(&self, _repo: &RepoName, _head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
         Ok(Vec::new())
+    }
+    /// The repositories that were opened to Onramp; `None` when that cannot be asked.
+    async fn repositories(&self) -> Result<Option<Vec<RepoName>>, Failure> {
+        Ok(None)
+    }
+    /// What happened in a repository, for who is not told.
+    async fn news(&self, _repo: &RepoName, _wanted: Wanted<'_>) -> Result<News, Failure> {
+        Ok(News::default())
+    }
+    /// Has those deliveries sent again that did not arrive since. Key: the id of a delivery, which stays the same.
+    async fn ask_again_for_missed(&self, _since: Timestamp) -> Result<Missed, Failure> {
+        Ok(Missed::default())
     }
 }
 

@@ -5,24 +5,35 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use octocrab::{Octocrab, auth::AppAuth, service::middleware::retry::RetryConfig};
-use reqwest::{Method, header};
+use reqwest::{
+    Method, StatusCode,
+    header::{self, HeaderMap, HeaderValue},
+};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tasks::{Failure, Timestamp};
 
-use super::errors::{Trouble, answered_at, chain, wall_now};
+use super::{
+    account::Account,
+    errors::{Trouble, answered_at, chain, text},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const PER_PAGE: usize = 100;
+const MAX_PAGES: usize = 30;
+/// As the client hands it out.
+type Response = hyper::Response<http_body_util::combinators::BoxBody<Bytes, octocrab::Error>>;
 /// How often a read is tried in all.
 const READS: usize = 3;
 
@@ -40,9 +51,19 @@ pub(super) struct Api {
     /// Blacked out in everything that GitHub says.
     secrets: Vec<SecretString>,
     timeout: Duration,
-    /// Until then GitHub wants to be left alone, and why. Who asks on while limited risks to be shut out.
-    limited: Mutex<Option<(Instant, Trouble)>>,
+    account: Arc<Account>,
     refused: AtomicBool,
+}
+
+/// Where GitHub is and how it is talked to.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    /// The root of the API.
+    pub(super) api_url: String,
+    /// The longest that one request may take.
+    pub(super) timeout: Duration,
+    /// Between two writes of one account.
+    pub(super) write_pause: Duration,
 }
 
 /// An answer that is what was asked for.
@@ -52,12 +73,16 @@ pub(super) struct Answer<T> {
     pub(super) at: Timestamp,
     /// Whether there is another page.
     pub(super) more: bool,
+    /// The cursor of the next page, where pages have no numbers.
+    pub(super) cursor: Option<String>,
+    /// What to compare with when it is asked for again.
+    pub(super) etag: Option<String>,
 }
 
 impl Api {
     /// # Errors
     /// E099 when no client can be made.
-    pub(super) fn new(api_url: &str, bearer: Bearer, timeout: Duration) -> Result<Self, Failure> {
+    pub(super) fn new(line: &Line, bearer: Bearer, account: Arc<Account>) -> Result<Self, Failure> {
         let mut secrets = Vec::new();
         let builder = Octocrab::builder();
         let builder = match bearer {
@@ -70,12 +95,12 @@ impl Api {
         // Redirects are left to the client's own layer, which keeps credentials from other hosts.
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(timeout)
+            .timeout(line.timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::internal(chain(&error)))?;
         let crab = builder
-            .base_uri(api_url)
+            .base_uri(line.api_url.as_str())
             .and_then(|builder| {
                 builder
                     .add_retry_config(RetryConfig::None)
@@ -83,7 +108,7 @@ impl Api {
                     .build_with_reqwest(http)
             })
             .map_err(|error| Failure::internal(chain(&error)))?;
-        Ok(Self { crab, secrets, timeout, limited: Mutex::default(), refused: AtomicBool::new(false) })
+        Ok(Self { crab, secrets, timeout: line.timeout, account, refused: AtomicBool::new(false) })
     }
 
     /// Whether GitHub refused these credentials: an expired or revoked token never gets better.
@@ -91,9 +116,44 @@ impl Api {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// The standing of the account that these credentials belong to.
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Reads `route`; tried again after an unclear answer.
     pub(super) async fn get<T: DeserializeOwned>(&self, route: &str) -> Result<Answer<T>, Trouble> {
         self.repeatable(Method::GET, route, None).await
+    }
+
+    /// Reads `route` if it changed since it was answered with `etag`. Unchanged costs nothing of what may be asked.
+    pub(super) async fn get_changed<T: DeserializeOwned>(
+        &self,
+        route: &str,
+        etag: Option<&str>,
+    ) -> Result<Option<Answer<T>>, Trouble> {
+        let Some(etag) = etag.and_then(|etag| etag.parse::<HeaderValue>().ok()) else {
+            return self.get(route).await.map(Some);
+        };
+        let known = HeaderMap::from_iter([(header::IF_NONE_MATCH, etag)]);
+        self.account.may_ask()?;
+        let asked = async {
+            let response = self.crab._get_with_headers(route, Some(known)).await;
+            match response {
+                Ok(response) if response.status() == StatusCode::NOT_MODIFIED => Ok(None),
+                response => self.read(response).await.map(Some),
+            }
+        };
+        self.in_time(asked).await
+    }
+
+    /// Takes away what `route` names. What is not there (any more) is fine.
+    pub(super) async fn delete(&self, route: &str) -> Result<(), Trouble> {
+        match self.once::<serde::de::IgnoredAny>(Method::DELETE, route, None).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.is_missing() => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Posts where doing it twice is no different from doing it once.
@@ -137,12 +197,20 @@ impl Api {
         route: &str,
         body: Option<&Value>,
     ) -> Result<Answer<T>, Trouble> {
-        self.left_alone()?;
+        self.account.may_ask()?;
+        let _turn = match method {
+            Method::GET => None,
+            _ => Some(self.account.turn().await),
+        };
+        self.in_time(self.send(method, route, body)).await
+    }
+
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
         let limit = self.timeout;
         let silent = |_| Trouble::Unclear(format!("no answer within {} s", limit.as_secs_f64()));
-        let answer = tokio::time::timeout(limit, self.send(method, route, body)).await.map_err(silent).flatten();
+        let answer = tokio::time::timeout(limit, asked).await.map_err(silent).flatten();
         match &answer {
-            Err(trouble @ Trouble::Limited { until, .. }) => self.leave_alone(*until, trouble.clone()),
+            Err(trouble @ Trouble::Limited { until, .. }) => self.account.leave_alone(*until, trouble.clone()),
             Err(Trouble::Refused(refusal)) if refusal.status == 401 => self.refused.store(true, Ordering::Relaxed),
             _ => {}
         }
@@ -155,34 +223,63 @@ impl Api {
         route: &str,
         body: Option<&Value>,
     ) -> Result<Answer<T>, Trouble> {
-        let trouble = |error: octocrab::Error| Trouble::new(&error, &self.secrets);
         let response = match method {
             Method::POST => self.crab._post(route, body).await,
             Method::PATCH => self.crab._patch(route, body).await,
+            Method::DELETE => self.crab._delete(route, None::<&()>).await,
             _ => self.crab._get(route).await,
         };
+        self.read(response).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: octocrab::Result<Response>) -> Result<Answer<T>, Trouble> {
+        let trouble = |error: octocrab::Error| Trouble::new(&error, &self.secrets);
         let response = octocrab::map_github_error(response.map_err(trouble)?).await.map_err(trouble)?;
         let (parts, body) = response.into_parts();
+        self.account.heard(&parts.headers);
         let bytes = body.collect().await.map_err(trouble)?.to_bytes();
-        // Something in between may answer in GitHub's place, such as the log-in page of a network.
+        // What is done and says nothing is told apart from something in between that answers in GitHub's place, such as
+        // the log-in page of a network.
+        let bytes = if parts.status == StatusCode::NO_CONTENT { "null".into() } else { bytes };
         let value = serde_json::from_slice(&bytes).map_err(|error| {
             Trouble::Unclear(format!("status {}, but not what was asked for: {error}", parts.status))
         })?;
-        let link = parts.headers.get(header::LINK).and_then(|link| link.to_str().ok()).unwrap_or_default();
-        Ok(Answer { value, at: answered_at(&parts.headers), more: link.contains("rel=\"next\"") })
+        let link = text(&parts.headers, "link").unwrap_or_default();
+        Ok(Answer {
+            value,
+            at: answered_at(&parts.headers),
+            more: link.contains("rel=\"next\""),
+            cursor: next_cursor(&link),
+            etag: text(&parts.headers, "etag"),
+        })
     }
+}
 
-    fn left_alone(&self) -> Result<(), Trouble> {
-        match &*self.limited.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((until, trouble)) if Instant::now() < *until => Err(trouble.clone()),
-            _ => Ok(()),
+/// Everything on all pages of `route`. Pages are asked for by number: a link to the next page leads the client away from
+/// its credentials on an Enterprise Server.
+pub(super) async fn pages<T, P: DeserializeOwned>(
+    api: &Api,
+    route: &str,
+    items: impl Fn(P) -> Vec<T>,
+) -> Result<Vec<T>, Trouble> {
+    let mut found = Vec::new();
+    for page in 1..=MAX_PAGES {
+        let answer = api.get::<P>(&format!("{route}?per_page={PER_PAGE}&page={page}")).await?;
+        found.extend(items(answer.value));
+        if !answer.more {
+            break;
         }
     }
+    Ok(found)
+}
 
-    fn leave_alone(&self, until: Timestamp, trouble: Trouble) {
-        let wait = (until - wall_now()).to_std().unwrap_or_default();
-        *self.limited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + wait, trouble));
-    }
+/// The cursor in the link to the next page. Only it is taken, not the link: that would lead away from the credentials on
+/// an Enterprise Server.
+fn next_cursor(link: &str) -> Option<String> {
+    let next = link.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let (_, rest) = next.split_once("cursor=")?;
+    let cursor: String = rest.chars().take_while(|c| !matches!(c, '&' | '>')).collect();
+    (!cursor.is_empty()).then_some(cursor)
 }
 
 /// Made when it is first needed, because the client wants to be made inside the runtime that it works in.

@@ -146,7 +146,8 @@ fn error_words(error: &Value) -> Option<String> {
     }
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+/// A header's text.
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|text| text.trim().to_owned())
 }
 

@@ -4,33 +4,39 @@
 //! everything written here follows one pattern: look for our own work first, write once, and after an unclear answer look
 //! again before anything is sent again.
 
+mod account;
 mod api;
 mod auth;
 mod comments;
 mod decorate;
 mod errors;
+mod missed;
+mod news;
 mod pulls;
 mod talk;
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use reqwest::Url;
 use serde::Deserialize;
-use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName};
+use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName, Timestamp};
 use tokio::sync::OnceCell;
 
 pub use self::auth::Credentials;
 use self::{
-    api::Api,
-    auth::{Access, Own, Pass},
+    api::{Api, Line},
+    auth::{Access, Own, Pass, Purse, Role},
 };
-use super::{FailedCheck, Forge, LineComment, NewPullRequest, Permission, PullRequestNow, ReactTo, Reaction, Reply};
+use super::{
+    FailedCheck, Forge, LineComment, Missed, NewPullRequest, News, Permission, PullRequestNow, ReactTo, Reaction,
+    Reply, Wanted,
+};
 use crate::{checkout::Remote, fence::Fence};
 
 /// Where the API of github.com is.
@@ -41,6 +47,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const KNOWN_FOR: Duration = Duration::from_secs(300);
 /// After an unclear answer, how long to wait before looking what became of the request.
 const SETTLE: Duration = Duration::from_secs(1);
+/// What GitHub asks for between two writes.
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// How often in all something is looked for and, when it is not there, written.
 const WRITES: usize = 3;
 
@@ -53,23 +61,31 @@ pub struct GitHubConfig {
     pub git_url: Option<String>,
     /// Who Onramp is.
     pub credentials: Credentials,
+    /// From the end of one write to the start of the next. GitHub asks for a second.
+    pub write_pause: Duration,
 }
 
 impl GitHubConfig {
     /// github.com.
     pub fn new(credentials: Credentials) -> Self {
-        Self { api_url: PUBLIC_API.into(), git_url: None, credentials }
+        Self { api_url: PUBLIC_API.into(), git_url: None, credentials, write_pause: WRITE_PAUSE }
     }
 }
 
 /// GitHub.
 pub struct GitHubForge {
-    api_url: String,
+    line: Line,
     git_url: String,
-    access: Access,
-    timeout: Duration,
     /// [`SETTLE`].
     settle: Duration,
+    /// Tokens that were made for this one: those of a task end with it.
+    purse: Purse,
+    shared: Arc<Shared>,
+}
+
+/// What the standing forge and those of tasks know in common.
+struct Shared {
+    access: Access,
     known: Mutex<HashMap<RepoName, (Instant, Repository)>>,
     own: OnceCell<Own>,
     /// Held while a status comment is looked for and written, so that two writers of one make one.
@@ -98,7 +114,7 @@ struct Rights {
 
 /// A repository and what it may be reached with.
 struct Reach {
-    api: std::sync::Arc<Api>,
+    api: Arc<Api>,
     repository: Repository,
     settle: Duration,
 }
@@ -109,26 +125,24 @@ impl GitHubForge {
     /// # Errors
     /// E006 for an address that is none; E008 or E050 for a secret that is missing or cannot be what it should be.
     pub fn new(config: GitHubConfig) -> Result<Self, Failure> {
-        let GitHubConfig { api_url, git_url, credentials } = config;
+        let GitHubConfig { api_url, git_url, credentials, write_pause } = config;
         let api_url = web_address(&api_url, "the API")?;
         let git_url = match git_url {
             Some(url) => web_address(&url, "git")?,
             None => git_url_of(&api_url),
         };
-        Ok(Self {
-            api_url,
-            git_url,
-            access: Access::new(credentials)?,
-            timeout: TIMEOUT,
-            settle: SETTLE,
+        let line = Line { api_url, timeout: TIMEOUT, write_pause };
+        let shared = Shared {
+            access: Access::new(credentials, &line)?,
             known: Mutex::default(),
             own: OnceCell::new(),
             commenting: tokio::sync::Mutex::default(),
-        })
+        };
+        Ok(Self { line, git_url, settle: SETTLE, purse: Purse::new(Role::Standing), shared: Arc::new(shared) })
     }
 
     async fn pass(&self, repo: &RepoName) -> Result<Pass, Failure> {
-        self.access.pass(&self.api_url, self.timeout, repo).await
+        self.shared.access.pass(&self.line, &self.purse, repo).await
     }
 
     /// The repository under the name that it has now, asked at most every few minutes.
@@ -149,11 +163,11 @@ impl GitHubForge {
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<RepoName, (Instant, Repository)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn own(&self) -> Result<&Own, Failure> {
-        self.own.get_or_try_init(|| self.access.own(&self.api_url, self.timeout)).await
+        self.shared.own.get_or_try_init(|| self.shared.access.own(&self.line)).await
     }
 }
 
@@ -174,6 +188,24 @@ impl Repository {
 
 #[async_trait]
 impl Forge for GitHubForge {
+    fn for_task(&self) -> Option<Arc<dyn Forge>> {
+        let Self { line, git_url, settle, shared, .. } = self;
+        shared.access.mints().then(|| {
+            let purse = Purse::new(Role::Task);
+            Arc::new(Self {
+                line: line.clone(),
+                git_url: git_url.clone(),
+                settle: *settle,
+                purse,
+                shared: shared.clone(),
+            }) as Arc<dyn Forge>
+        })
+    }
+
+    async fn close(&self) {
+        self.purse.revoke().await;
+    }
+
     async fn remote(&self, repo: &RepoName) -> Result<Remote, Failure> {
         let token = self.pass(repo).await?.token;
         let name = self.reach(repo).await?.repository.full_name;
@@ -201,7 +233,7 @@ impl Forge for GitHubForge {
     async fn status_comment(&self, repo: &RepoName, issue: u64, marker: &str, body: &str) -> Result<String, Failure> {
         let reach = self.reach(repo).await?;
         let own = self.own().await?;
-        let _one_at_a_time = self.commenting.lock().await;
+        let _one_at_a_time = self.shared.commenting.lock().await;
         comments::find_or_write(&reach, own, issue, marker, body).await
     }
 
@@ -223,6 +255,21 @@ impl Forge for GitHubForge {
 
     async fn failed_checks(&self, repo: &RepoName, head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
         talk::failed_checks(&self.reach(repo).await?, head).await
+    }
+
+    async fn repositories(&self) -> Result<Option<Vec<RepoName>>, Failure> {
+        self.shared.access.repositories(&self.line).await
+    }
+
+    async fn news(&self, repo: &RepoName, wanted: Wanted<'_>) -> Result<News, Failure> {
+        news::news(&self.reach(repo).await?, wanted).await
+    }
+
+    async fn ask_again_for_missed(&self, since: Timestamp) -> Result<Missed, Failure> {
+        match self.shared.access.mints() {
+            true => missed::ask_again(&*self.shared.access.itself(&self.line)?, since).await,
+            false => Ok(Missed::default()),
+        }
     }
 }
 
@@ -323,7 +370,7 @@ fn same_text(shown: &str, wanted: &str) -> bool {
 
 impl fmt::Debug for GitHubForge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GitHubForge").field("api_url", &self.api_url).finish_non_exhaustive()
+        f.debug_struct("GitHubForge").field("api_url", &self.line.api_url).finish_non_exhaustive()
     }
 }
 

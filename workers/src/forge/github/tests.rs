@@ -94,7 +94,12 @@ impl GitHub {
     }
 
     fn with(&self, path: &str, credentials: Credentials) -> GitHubForge {
-        let config = GitHubConfig { api_url: format!("{}{path}", self.url), git_url: None, credentials };
+        let config = GitHubConfig {
+            api_url: format!("{}{path}", self.url),
+            git_url: None,
+            credentials,
+            write_pause: Duration::ZERO,
+        };
         let mut forge = GitHubForge::new(config).unwrap();
         forge.settle = Duration::from_millis(5);
         forge
@@ -228,11 +233,11 @@ fn actor(login: &str, id: u64) -> Actor {
 }
 
 /// Opens the pull request that all these tests open, with this text.
-async fn open(forge: &GitHubForge, body: &str) -> Result<PullRequest, Failure> {
+async fn open(forge: &dyn Forge, body: &str) -> Result<PullRequest, Failure> {
     open_behind(forge, body, &Fence::open()).await
 }
 
-async fn open_behind(forge: &GitHubForge, body: &str, fence: &Fence) -> Result<PullRequest, Failure> {
+async fn open_behind(forge: &dyn Forge, body: &str, fence: &Fence) -> Result<PullRequest, Failure> {
     let (repo, branch, base) = (repo(), "onramp/12-fix-a1".parse().unwrap(), "trunk".parse().unwrap());
     let head: CommitSha = "a".repeat(40).parse().unwrap();
     let (labels, reviewers) = (["onramp".to_owned()], ["ada".to_owned()]);
@@ -327,7 +332,7 @@ async fn a_pull_request_whose_answer_was_lost_is_found_and_not_opened_twice() {
 async fn a_pull_request_that_never_gets_an_answer_is_left_for_later() {
     let github = GitHub::start().await;
     let mut forge = github.forge();
-    forge.timeout = Duration::from_millis(300);
+    forge.line.timeout = Duration::from_millis(300);
     github.fault(Method::POST, "/web/pulls", Fault::Silent, 9);
     let failure = open(&forge, "Because.").await.unwrap_err();
     assert_eq!(failure.code, Code::ForgeUnavailable);
@@ -595,13 +600,16 @@ async fn the_person_at_the_command_line_may_do_what_their_token_may() {
 // ---- apps, addresses, names
 
 #[tokio::test]
-async fn a_token_of_an_app_is_good_for_one_repository_and_four_rights_and_is_used_again() {
+async fn the_tokens_of_an_app_are_good_for_one_repository_and_no_more_than_what_they_are_for() {
     let github = GitHub::start().await;
     let forge = github.with("", app(&pem()));
-    let remote = forge.remote(&repo()).await.unwrap();
+    let task = forge.for_task().unwrap();
+    let remote = task.remote(&repo()).await.unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&remote.token.unwrap()), "ghs_canary2");
-    open(&forge, "Because.").await.unwrap();
+    open(task.as_ref(), "Because.").await.unwrap();
+    task.default_branch(&repo()).await.unwrap();
     forge.default_branch(&repo()).await.unwrap();
+    task.close().await;
     let world = github.world();
     let made: Vec<_> =
         world.calls.iter().filter(|(_, path, ..)| path.ends_with("/access_tokens")).map(|call| &call.3).collect();
@@ -612,12 +620,25 @@ async fn a_token_of_an_app_is_good_for_one_repository_and_four_rights_and_is_use
             &json!({"repositories": ["web"], "permissions": {"metadata": "read"}}),
             &json!({
                 "repository_ids": [42],
-                "permissions": {"contents": "write", "pull_requests": "write", "issues": "write", "metadata": "read"},
+                "permissions": {"contents": "write", "pull_requests": "write", "metadata": "read"},
+            }),
+            &json!({
+                "repository_ids": [42],
+                "permissions": {"contents": "read", "pull_requests": "write", "issues": "write", "metadata": "read"},
             }),
         ]
     );
-    let work = world.calls.iter().filter(|(_, path, ..)| path.contains("/pulls"));
-    assert!(work.into_iter().all(|(_, _, bearer, _)| bearer == "Bearer ghs_canary2"));
+    let by = |piece: &str| {
+        let calls = world.calls.iter().filter(|(_, path, ..)| path.contains(piece));
+        calls.map(|(_, _, bearer, _)| bearer.as_str()).collect::<Vec<_>>()
+    };
+    assert!(by("/pulls").iter().all(|bearer| *bearer == "Bearer ghs_canary2"));
+    assert_eq!(
+        by("/installation/token"),
+        ["Bearer ghs_canary1", "Bearer ghs_canary2"],
+        "what is done with is taken back"
+    );
+    assert!(github.forge().for_task().is_none(), "a personal token is what it is");
 }
 
 #[tokio::test]
@@ -695,7 +716,8 @@ async fn an_enterprise_server_is_asked_below_its_base_path() {
 fn the_address_of_git_follows_from_that_of_the_api() {
     let git_url = |api: &str| {
         let credentials = Credentials::Token(CANARY.to_owned().into());
-        GitHubForge::new(GitHubConfig { api_url: api.into(), git_url: None, credentials }).map(|forge| forge.git_url)
+        GitHubForge::new(GitHubConfig { api_url: api.into(), ..GitHubConfig::new(credentials) })
+            .map(|forge| forge.git_url)
     };
     assert_eq!(git_url("https://api.github.com").unwrap(), "https://github.com");
     assert_eq!(git_url("https://git.acme.example/api/v3/").unwrap(), "https://git.acme.example");
@@ -846,9 +868,13 @@ fn a_key_is_understood_however_it_was_pasted() {
             STANDARD.encode(pem),
             armour("x", pem.as_bytes()).lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>().join("\n"),
         ] {
-            Access::new(app(&pasted)).unwrap_or_else(|failure| panic!("{failure}: {pasted}"));
+            Access::new(app(&pasted), &line()).unwrap_or_else(|failure| panic!("{failure}: {pasted}"));
         }
     }
+}
+
+fn line() -> Line {
+    Line { api_url: PUBLIC_API.into(), timeout: TIMEOUT, write_pause: WRITE_PAUSE }
 }
 
 #[test]
@@ -878,7 +904,7 @@ fn a_wrong_paste_is_named_and_never_quoted() {
         (good.replace('M', "!"), "damaged"),
     ];
     for (pasted, named) in cases {
-        let failure = Access::new(app(&pasted)).err().unwrap_or_else(|| panic!("taken for a key: {pasted:?}"));
+        let failure = Access::new(app(&pasted), &line()).err().unwrap_or_else(|| panic!("taken for a key: {pasted:?}"));
         let shown = format!("{failure:?}");
         assert!(shown.contains(named), "{named}: {shown}");
         assert!(!shown.contains("canary"), "{shown}");
@@ -887,7 +913,7 @@ fn a_wrong_paste_is_named_and_never_quoted() {
     for (pasted, named) in
         [("", "empty"), ("ghp canary", "more than one word"), (good.as_str(), "a key"), ("canäry", "no token has")]
     {
-        let failure = Access::new(Credentials::Token(pasted.to_owned().into())).err().unwrap();
+        let failure = Access::new(Credentials::Token(pasted.to_owned().into()), &line()).err().unwrap();
         assert!(failure.message.contains(named) && !failure.message.contains("can"), "{failure}");
     }
 }
