@@ -85,7 +85,7 @@ impl Ingress {
         if github.app_id == 0 && !names_one {
             let message = "No repository is named in full, and without a webhook a token cannot tell which there are";
             return Err(Failure::new(Code::BadConfig, message).next(
-                "Set github.repositories = [\"owner/name\"]; or set github.webhook_secrets to be told by a webhook.",
+                "Add --repo owner/name, or set github.repositories; or set github.webhook_secrets to be told by a webhook.",
             ));
         }
         Ok(Self::Asks)
