@@ -42,13 +42,15 @@ pub struct ClerkOptions {
     pub check_rounds: usize,
     /// Open pull requests are brought up to their base branch when that moves.
     pub follow_base: bool,
+    /// The branch of a pull request is deleted when that was merged or closed.
+    pub delete_branches: bool,
     /// The logins that mean Onramp, for the help.
     pub names: Vec<String>,
 }
 
 impl Default for ClerkOptions {
     fn default() -> Self {
-        Self { check_rounds: 2, follow_base: false, names: vec!["onramp".to_owned()] }
+        Self { check_rounds: 2, follow_base: false, delete_branches: true, names: vec!["onramp".to_owned()] }
     }
 }
 
@@ -223,10 +225,10 @@ impl Clerk {
                 }
                 Change::ChecksFailed { repo, numbers, head } => self.checks_failed(repo, numbers, head).await,
                 Change::BranchMoved { repo, branch } => self.branch_moved(key, repo, branch).await,
-                Change::PullRequestMerged { .. }
-                | Change::PullRequestClosed { .. }
-                | Change::PullRequestReopened { .. }
-                | Change::IssueWithdrawn { .. } => Ok(()),
+                Change::PullRequestMerged { repo, number } | Change::PullRequestClosed { repo, number } => {
+                    self.branch_done(repo, *number).await
+                }
+                Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => Ok(()),
             },
         }
     }
@@ -276,11 +278,10 @@ impl What {
                 Change::Asked(_)
                 | Change::Reviewed { .. }
                 | Change::ChecksFailed { .. }
-                | Change::BranchMoved { .. } => Some(Self::Told { key, change }),
-                Change::PullRequestMerged { .. }
-                | Change::PullRequestClosed { .. }
-                | Change::PullRequestReopened { .. }
-                | Change::IssueWithdrawn { .. } => None,
+                | Change::BranchMoved { .. }
+                | Change::PullRequestMerged { .. }
+                | Change::PullRequestClosed { .. } => Some(Self::Told { key, change }),
+                Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => None,
             },
             QueueRecord::Applied {
                 task, event: TaskEvent::Finished { .. } | TaskEvent::AttemptFailed { .. }, ..

@@ -64,6 +64,7 @@ pub struct GitHub {
     pub names: Vec<String>,
     pub check_rounds: usize,
     pub follow_base: bool,
+    pub delete_branches: bool,
     pub repositories: Vec<String>,
     pub allowed_bots: Vec<u64>,
     pub poll_interval: Period,

@@ -173,6 +173,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let options = clerk::ClerkOptions {
         check_rounds: config.github.check_rounds,
         follow_base: config.github.follow_base,
+        delete_branches: config.github.delete_branches,
         names: config.github.names.clone(),
     };
     let clerk = Arc::new(clerk::Clerk::new(queue.clone(), forge.clone(), clock.clone(), options));

@@ -19,7 +19,7 @@ use tasks::{Code, Failure, FailureKind, Intake, QueueError, Source, Task, TaskId
 use tokio_util::sync::CancellationToken;
 use workers::forge::{Forge, ReactTo, Reaction};
 
-use self::words::{comment, reaction, shows_checks};
+use self::words::{comment, needs_a_person, reaction, shows_checks};
 use crate::queue::{Clock, Queue, QueueRecord};
 
 /// The name of the cursor in the queue.
@@ -242,13 +242,31 @@ impl Notifier {
         let marker = templates::status_marker(&id.to_string());
         let call = self.forge.status_comment(&task.request.repo, thread, &marker, &body);
         Ok(match tokio::time::timeout(FORGE_TIMEOUT, call).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(url)) => {
+                if let Err(failure) = self.call_for_help(&task, thread, &url).await {
+                    return Ok(Telling::Refused(failure));
+                }
                 let reaction = self.react(&task, told.and_then(|told| told.reaction)).await;
                 Telling::Written(Told { at: now, digest, reaction })
             }
             Ok(Err(failure)) => Telling::Refused(failure),
             Err(_) => Telling::Refused(Failure::new(Code::ForgeUnavailable, "The forge did not answer in 60 s")),
         })
+    }
+
+    /// One more comment where nothing goes on without a person. Key: a marker of its own.
+    async fn call_for_help(&self, task: &Task, thread: u64, url: &str) -> Result<(), Failure> {
+        let Some(what) = needs_a_person(&task.state) else { return Ok(()) };
+        let id = task.id.to_string();
+        let requester = &task.request.actor.login;
+        let body = templates::attention(&templates::Attention { task_id: &id, requester, what: &what, url });
+        let body = self.without_hidden(body.map_err(Failure::internal)?);
+        let marker = templates::attention_marker(&id);
+        let call = self.forge.status_comment(&task.request.repo, thread, &marker, &body);
+        match tokio::time::timeout(FORGE_TIMEOUT, call).await {
+            Ok(called) => called.map(drop),
+            Err(_) => Err(Failure::new(Code::ForgeUnavailable, "The forge did not answer in 60 s")),
+        }
     }
 
     /// Puts what became of it where it was asked: eyes at once, a rocket or a puzzled face at the end. Returns what stands

@@ -141,8 +141,8 @@ pub struct Asked {
     pub title: String,
     /// Its text, as it was when this was asked.
     pub body: String,
-    /// The id of the comment.
-    pub comment: u64,
+    /// The id of the comment; none where a button was pressed.
+    pub comment: Option<u64>,
     /// Who asked.
     pub by: Actor,
     /// What for.

@@ -5,6 +5,8 @@
 //! it through a filter: `code`, `brief`, `cell`, `command`, `fence`, `prose`.
 
 mod agents;
+mod attention;
+mod check_summary;
 mod clean;
 mod commit;
 mod markdown;
@@ -18,6 +20,8 @@ use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Ser
 use serde::Serialize;
 
 pub use agents::AGENTS;
+pub use attention::{Attention, attention, attention_marker};
+pub use check_summary::{CheckSummary, check_summary};
 pub use clean::{clean_untrusted, cut, one_line, redact_tokens};
 pub use commit::{CommitMessage, commit_message, subject};
 pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
@@ -76,6 +80,8 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_syntax(syntax.expect("only delimiters can be wrong, and those are the usual ones"));
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     for (name, source) in [
+        ("attention.md.j2", include_str!("../attention.md.j2")),
+        ("check_summary.md.j2", include_str!("../check_summary.md.j2")),
         ("prompt.md.j2", include_str!("../prompt.md.j2")),
         ("repair_prompt.md.j2", include_str!("../repair_prompt.md.j2")),
         ("commit.txt.j2", include_str!("../commit.txt.j2")),

@@ -5,6 +5,7 @@
 mod apart;
 mod bad_input;
 mod bases;
+mod checks;
 mod door;
 mod gpu;
 mod once;

@@ -328,7 +328,8 @@ impl Onramp {
     /// # Panics
     /// When there is none, or more than one.
     pub fn status_comment(&self, issue: u64) -> String {
-        let comments = self.github.comments(REPO, issue);
+        let mut comments = self.github.comments(REPO, issue);
+        comments.retain(|comment| comment.body.contains("onramp:task="));
         assert_eq!(comments.len(), 1, "one comment, edited in place: {comments:#?}");
         comments[0].body.clone()
     }
@@ -381,7 +382,9 @@ impl Onramp {
         looked_at(self.log.text().as_bytes(), "the log");
         for pull in self.github.pulls() {
             looked_at(format!("{pull:?}").as_bytes(), "a pull request");
-            looked_at(format!("{:?}", self.github.branch_tree(REPO, &pull.head)).as_bytes(), "a pushed file");
+            if self.github.bare(REPO).tip(&pull.head).is_some() {
+                looked_at(format!("{:?}", self.github.branch_tree(REPO, &pull.head)).as_bytes(), "a pushed file");
+            }
         }
         for request in self.github.requests() {
             looked_at(&request.body, &format!("the body of {} {}", request.method, request.path));

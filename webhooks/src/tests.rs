@@ -520,7 +520,7 @@ async fn a_comment_is_stored_as_what_it_asks_for_and_nothing_is_done_yet() {
     assert_eq!(send(&rig, talk("issue_comment", &commented("/onramp fix the pager"))).await.0, StatusCode::ACCEPTED);
     let changes = rig.intake.changes.lock().unwrap().clone();
     let [(_, Change::Asked(asked))] = changes.as_slice() else { panic!("{changes:?}") };
-    assert_eq!((asked.number, asked.comment, asked.on_pull_request), (12, 77, false));
+    assert_eq!((asked.number, asked.comment, asked.on_pull_request), (12, Some(77), false));
     assert_eq!(asked.command, tasks::Command::Run { text: "the pager".into() });
     assert_eq!(asked.by, tasks::Actor { login: "ada".into(), id: Some(583_231) });
     assert!(rig.intake.stored.lock().unwrap().is_empty(), "whether they may was not asked yet");

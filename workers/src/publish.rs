@@ -4,8 +4,10 @@
 //! request is found by its branch. A worker that died between two of these steps is followed by one that finds what is
 //! there and does the rest.
 
+mod check_run;
 mod push;
 
+pub use check_run::check_run;
 pub(crate) use push::has_trailer;
 
 use tasks::{Code, CommitSha, Evidence, Failure, PullRequest, Task, Timestamp, TokenUsage};
@@ -84,7 +86,7 @@ pub async fn publish(
         base,
         title: &title,
         body: &body,
-        draft: with.options.draft,
+        draft: with.options.draft.applies(verified.checks()),
         labels: &with.options.labels,
         reviewers: &with.options.reviewers,
     };

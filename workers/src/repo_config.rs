@@ -10,7 +10,7 @@ mod values;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tasks::{Code, Failure, GpuRequest};
+use tasks::{CheckResult, Code, Failure, GpuRequest};
 
 use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, PolicyTable};
 use self::values::CommandLine;
@@ -107,11 +107,34 @@ pub struct Policy {
     pub binaries: bool,
 }
 
+/// Which pull requests are opened as drafts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Draft {
+    /// None.
+    #[default]
+    Never,
+    /// Those of which something could not be verified: a check failed that may fail.
+    Unverified,
+    /// All.
+    Always,
+}
+
+impl Draft {
+    /// Whether a pull request with these results is one.
+    pub fn applies(self, checks: &[CheckResult]) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Unverified => checks.iter().any(|check| !check.passed()),
+            Self::Always => true,
+        }
+    }
+}
+
 /// How pull requests are opened.
 #[derive(Debug, Clone, Default)]
 pub struct PullRequestOptions {
     /// As a draft.
-    pub draft: bool,
+    pub draft: Draft,
     /// Labels to set.
     pub labels: Vec<String>,
     /// Logins to ask for review.
@@ -220,7 +243,7 @@ impl RepoConfig {
             limits: limits(&file.limits),
             policy: policy(file.policy),
             pull_request: PullRequestOptions {
-                draft: file.pull_request.draft,
+                draft: file.pull_request.draft.into(),
                 labels: file.pull_request.labels,
                 reviewers: file.pull_request.reviewers,
             },

@@ -351,6 +351,7 @@ async fn deliver(
     };
     let (pull_request, commit) = publish::publish(verified, mirror, record.hands.forge.as_ref(), with).await?;
     progress.step(format!("published {} as {}", commit.short(), pull_request.url));
+    publish::check_run(record.hands.forge.as_ref(), fence, record.task, verified, evidence, &commit).await;
     let outcome = match revision {
         None => Outcome::PullRequestOpened { pull_request },
         Some(_) => Outcome::PullRequestUpdated { pull_request },

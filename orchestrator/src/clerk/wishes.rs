@@ -4,7 +4,7 @@ use tasks::{
     Actor, Asked, BranchName, Command, CommitSha, DedupeKey, Deliver, Failure, Instruction, Intake as _, RepoName,
     Resources, Source, Task, TaskFilter, TaskId, TaskRequest, TaskState, Work,
 };
-use workers::forge::{LineComment, Permission, ReactTo, Reaction};
+use workers::forge::{Forge, LineComment, Permission, ReactTo, Reaction};
 
 use super::{Clerk, Trouble, belongs, help};
 
@@ -27,7 +27,8 @@ impl Clerk {
         if !self.may(&asked.repo, &asked.by).await? {
             return Ok(());
         }
-        self.acknowledge(&asked.repo, ReactTo::Comment(asked.comment)).await;
+        let to = asked.comment.map_or(ReactTo::Thread(asked.number), ReactTo::Comment);
+        self.acknowledge(&asked.repo, to).await;
         let tasks = self.tasks_of(&asked.repo, asked.number).await?;
         match &asked.command {
             Command::Run { text } => return self.run_wish(key, asked, text, &tasks).await,
@@ -82,7 +83,10 @@ impl Clerk {
             false => (asked.body.clone(), String::new()),
         };
         let request = TaskRequest {
-            source: Source::Comment { number: asked.number, comment: asked.comment },
+            source: match asked.comment {
+                Some(comment) => Source::Comment { number: asked.number, comment },
+                None => Source::FollowUp { number: asked.number },
+            },
             revises: is_ours.then_some(asked.number),
             instruction: Instruction { title, body, trusted, about },
             ..blank(key.clone(), &asked.repo, &asked.by)
@@ -163,8 +167,14 @@ impl Clerk {
             if !is_head || tasks.iter().filter(is_round).count() >= self.options.check_rounds {
                 continue;
             }
-            let failed = self.forge.failed_checks(repo, head).await?;
-            if failed.is_empty() {
+            let base = self.forge.pull_request_now(repo, number).await?.base;
+            let mut failed = self.forge.failed_checks(repo, head, &base).await?;
+            // What fails on the base too is not for this pull request to mend.
+            failed.retain(|check| !check.fails_on_base);
+            // What failed once may be luck: it counts when it fails again.
+            let once: Vec<u64> = failed.iter().filter(|check| check.n_runs == 1).map(|check| check.id).collect();
+            if failed.is_empty() || (!once.is_empty() && self.forge.run_checks_again(repo, &once).await?) {
+                tracing::info!(%repo, number, %head, n_again = once.len(), "failed checks are not worked on yet");
                 continue;
             }
             let names: Vec<_> = failed.iter().map(|check| format!("`{}`", check.name)).collect();
@@ -205,6 +215,26 @@ impl Clerk {
                 self.rebase(key, repo, pull_request.number, &task.request.actor).await?;
             }
         }
+        Ok(())
+    }
+
+    /// The branch of a pull request that was merged or closed goes, unless somebody else pushed to it.
+    pub(super) async fn branch_done(&self, repo: &RepoName, number: u64) -> Result<(), Trouble> {
+        if !self.options.delete_branches || !self.is_ours(repo, number).await? {
+            return Ok(());
+        }
+        let tasks = self.tasks_of(repo, number).await?;
+        let opened = tasks.iter().filter_map(|task| task.state.pull_request()).find(|opened| opened.number == number);
+        let Some(opened) = opened else { return Ok(()) };
+        // It may have been opened again meanwhile.
+        if self.forge.pull_request_now(repo, number).await?.is_open {
+            return Ok(());
+        }
+        let for_it = self.forge.for_task();
+        let forge = for_it.as_deref().unwrap_or(self.forge.as_ref());
+        let deleted = forge.delete_branch(repo, &opened.branch, &opened.head).await;
+        forge_closed(for_it.as_deref()).await;
+        tracing::info!(%repo, branch = %opened.branch, deleted = deleted?, "the branch of a finished pull request");
         Ok(())
     }
 
@@ -267,6 +297,13 @@ impl Clerk {
         if let Err(failure) = self.forge.react(repo, to, Reaction::Eyes).await {
             tracing::info!(%repo, %failure, "no reaction was put there");
         }
+    }
+}
+
+/// Ends the rights that were made for one act.
+async fn forge_closed(made: Option<&dyn Forge>) {
+    if let Some(forge) = made {
+        forge.close().await;
     }
 }
 

@@ -15,6 +15,24 @@ pub(super) fn reaction(state: &TaskState) -> Option<Reaction> {
     }
 }
 
+/// What a person has to know of, because nothing goes on by itself. Whoever may not ask, or asks too much, is not called.
+pub(super) fn needs_a_person(state: &TaskState) -> Option<String> {
+    match state {
+        TaskState::Failed { failure } if matches!(failure.code, Code::PermissionDenied | Code::TooManyQueued) => None,
+        TaskState::Failed { failure } => Some(format!("{} ({})", failure.message, failure.code)),
+        TaskState::Rejected { .. } => Some("policy did not allow the change".to_owned()),
+        TaskState::Queued { .. }
+        | TaskState::Running { .. }
+        | TaskState::PullRequestOpen { .. }
+        | TaskState::Merged { .. }
+        | TaskState::Closed { .. }
+        | TaskState::Updated { .. }
+        | TaskState::DiffReady
+        | TaskState::NoChanges
+        | TaskState::Cancelled { .. } => None,
+    }
+}
+
 /// Whether the results of the last verification belong to this state; an older attempt's would mislead.
 pub(super) fn shows_checks(state: &TaskState) -> bool {
     match state {

@@ -4,7 +4,7 @@ use axum::http::header;
 use serde_json::{Value, json};
 
 use super::{
-    Call, apps, history, json, pulls,
+    Call, apps, checks, history, json, pulls,
     state::{Permission, Repository, State, Token, now},
     talk,
 };
@@ -80,6 +80,7 @@ pub(super) enum Need {
     ReadPulls,
     WritePulls,
     ReadChecks,
+    WriteChecks,
 }
 
 impl Need {
@@ -94,6 +95,7 @@ impl Need {
             Self::ReadPulls => ("pull_requests", false),
             Self::WritePulls => ("pull_requests", true),
             Self::ReadChecks => ("checks", false),
+            Self::WriteChecks => ("checks", true),
         }
     }
 }
@@ -244,7 +246,7 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
 
         ("GET", ["issues", "events"]) => history::issue_events(at),
         ("GET", ["issues", "comments"]) => history::all_comments(at),
-        ("GET", ["commits", sha, "check-suites"]) => history::check_suites(at, sha),
+        ("GET", ["commits", sha, "check-suites"]) => checks::suites_of(at, sha),
         ("GET", ["issues", number]) => issue(at, number),
         ("GET", ["issues", number, "comments"]) => list_comments(at, number),
         ("POST", ["issues", number, "comments"]) => create_comment(at, number),
@@ -273,11 +275,15 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
             let id = at.state.comments[find_comment(at, id)?].id;
             talk::react(at, format!("issues/comments/{id}"))
         }
-        ("GET", ["commits", sha, "check-runs"]) => {
-            at.need(Need::ReadChecks)?;
-            let runs = at.state.talk.check_runs.iter().filter(|run| run.sha == *sha);
-            let runs: Vec<Value> = runs.map(talk::check_run_json).collect();
-            Ok(Reply::ok(json!({ "total_count": runs.len(), "check_runs": runs })))
+        ("GET", ["commits", of, "check-runs"]) => checks::runs_of(at, of),
+        ("POST", ["check-runs"]) => checks::create(at),
+        ("POST", ["check-runs", id, "rerequest"]) => checks::run_again(at, id),
+        ("DELETE", ["git", "refs", "heads", branch @ ..]) => {
+            at.need(Need::WriteContents)?;
+            let branch = branch.join("/");
+            at.repo().bare().tip(&branch).ok_or_else(|| Reply::error(422, "Reference does not exist"))?;
+            at.repo().bare().delete(&branch);
+            Ok(Reply::nothing())
         }
         _ => Err(Reply::not_found()),
     }

@@ -63,6 +63,13 @@ impl Bare {
         self.open().reference(&name, oid(commit), true, "moved by a test").expect("a branch can be moved");
     }
 
+    /// Takes a branch away.
+    pub fn delete(&self, branch: &str) {
+        let repo = self.open();
+        let mut reference = repo.find_reference(&format!("refs/heads/{branch}")).expect("the branch is there");
+        reference.delete().expect("a branch can be deleted");
+    }
+
     /// The names of all branches, sorted.
     pub fn branches(&self) -> Vec<String> {
         let repo = self.open();

@@ -1,4 +1,4 @@
-//! What happened, as GitHub lists it for who was not told: events of issues, check suites, and the app's deliveries.
+//! What happened, as GitHub lists it for who was not told: events of issues, and the app's deliveries.
 
 use serde_json::{Value, json};
 
@@ -129,20 +129,6 @@ pub(super) fn reviews(at: &InRepository<'_>, number: &str) -> Answer {
     let pull = find_pull(at, number)?.number;
     let reviews = at.state.talk.reviews.iter().filter(|review| review.pull == pull);
     Ok(at.page(reviews.map(|review| super::talk::review_json(at.state, review)).collect()))
-}
-
-/// One suite for each check run of another app.
-pub(super) fn check_suites(at: &InRepository<'_>, sha: &str) -> Answer {
-    at.need(Need::ReadChecks)?;
-    let runs = at.state.talk.check_runs.iter().filter(|run| run.sha == sha);
-    let suites = runs.map(|run| {
-        json!({
-            "id": run.id, "head_sha": run.sha, "status": "completed", "conclusion": run.conclusion,
-            "updated_at": run.completed_at, "created_at": run.completed_at, "pull_requests": [], "app": { "slug": "ci" },
-        })
-    });
-    let suites: Vec<Value> = suites.collect();
-    Ok(Reply::ok(json!({ "total_count": suites.len(), "check_suites": suites })))
 }
 
 /// The app's deliveries, newest first.

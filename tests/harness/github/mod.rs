@@ -8,6 +8,7 @@
 mod api;
 mod apps;
 mod bare;
+mod checks;
 mod faults;
 mod git_http;
 mod history;

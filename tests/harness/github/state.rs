@@ -8,7 +8,7 @@ use std::{
 use axum::http::Method;
 use bytes::Bytes;
 
-use super::{apps::App, bare::Bare, faults::Faults, history::History, talk::Talk};
+use super::{apps::App, bare::Bare, checks::Checks, faults::Faults, history::History, talk::Talk};
 
 /// What a person may do in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +162,7 @@ pub(super) struct State {
     pub(super) comments: Vec<Comment>,
     pub(super) talk: Talk,
     pub(super) history: History,
+    pub(super) checks: Checks,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) app: Option<App>,
     pub(super) faults: Faults,
@@ -183,6 +184,7 @@ impl State {
             comments: Vec::new(),
             talk: Talk::default(),
             history: History::default(),
+            checks: Checks::default(),
             tokens: HashMap::new(),
             app: None,
             faults: Faults::default(),

@@ -1,4 +1,4 @@
-//! Conversation: comments that ask for something, reviews with comments on lines, reactions, checks that fail.
+//! Conversation: comments that ask for something, reviews with comments on lines, reactions.
 
 use serde_json::{Value, json};
 
@@ -57,24 +57,12 @@ pub struct Reacted {
     pub login: String,
 }
 
-/// A check run of some other app.
-#[derive(Debug, Clone)]
-pub(super) struct CheckRun {
-    pub(super) id: u64,
-    pub(super) sha: String,
-    pub(super) name: String,
-    pub(super) conclusion: &'static str,
-    pub(super) said: String,
-    pub(super) completed_at: String,
-}
-
 /// What was said, in all repositories: the tests have one.
 #[derive(Debug, Default)]
 pub(super) struct Talk {
     pub(super) reviews: Vec<Review>,
     pub(super) line_comments: Vec<LineComment>,
     pub(super) reactions: Vec<Reacted>,
-    pub(super) check_runs: Vec<CheckRun>,
 }
 
 impl GitHub {
@@ -128,29 +116,6 @@ impl GitHub {
         let mut event = json::pull_event(&state, "submitted", repo, pull, sender);
         event["review"] = review_json(&state, &review);
         Delivery::new("pull_request_review", &event)
-    }
-
-    /// Another app's check fails on the head of a pull request.
-    pub fn fail_check(&self, repo: &str, pull: u64, name: &str, said: &str) -> Delivery {
-        let mut state = self.server.state();
-        let found = state.repository(repo);
-        let sha = found.bare().tip(&found.pulls[&pull].head).expect("the branch of the pull request is there");
-        let id = state.fresh_id();
-        let run = CheckRun {
-            id,
-            sha: sha.clone(),
-            name: name.to_owned(),
-            conclusion: "failure",
-            said: said.to_owned(),
-            completed_at: now(),
-        };
-        state.talk.check_runs.push(run);
-        let mut event = json::event(&state, "completed", state.repository(repo), "ada");
-        event["check_suite"] = json!({
-            "id": id, "head_sha": sha, "status": "completed", "conclusion": "failure",
-            "pull_requests": [{ "number": pull }], "app": { "slug": "ci" },
-        });
-        Delivery::new("check_suite", &event)
     }
 
     /// Somebody pushed to a branch.
@@ -209,13 +174,6 @@ pub(super) fn line_comment_json(state: &State, repo: &Repository, comment: &Line
         shown["in_reply_to_id"] = json!(to);
     }
     shown
-}
-
-pub(super) fn check_run_json(run: &CheckRun) -> Value {
-    json!({
-        "id": run.id, "head_sha": run.sha, "name": run.name, "status": "completed", "conclusion": run.conclusion,
-        "output": { "title": format!("{} failed", run.name), "summary": run.said, "text": null, "annotations_count": 0 },
-    })
 }
 
 // ---- the routes

@@ -140,6 +140,7 @@ pub fn read(delivery: &Message<'_>, config: &DoorConfig) -> Result<Reading, NotJ
         "issue_comment" => parse::<talk::CommentEvent>(delivery)?.map(|event| reading(event.read(config))),
         "pull_request_review" => parse::<talk::ReviewEvent>(delivery)?.map(|event| reading(event.read(config))),
         "check_suite" => parse::<talk::SuiteEvent>(delivery)?.map(|event| reading(event.read(config))),
+        "check_run" => parse::<talk::ButtonEvent>(delivery)?.map(|event| reading(event.read(config))),
         "push" => parse::<talk::PushEvent>(delivery)?.map(|event| reading(event.read(config))),
         _ => parse::<serde::de::IgnoredAny>(delivery)?.map(|_| Reading::Ignored("the event is not used")),
     };

@@ -4,7 +4,7 @@
 //! whoever acts on it to find out: the door only stores what was told.
 
 use serde::Deserialize;
-use tasks::{Asked, BranchName, Change, CommitSha};
+use tasks::{Asked, BranchName, Change, Command, CommitSha};
 
 use super::{
     commands,
@@ -53,7 +53,7 @@ impl CommentEvent {
             is_open: self.issue.state == "open",
             title: cut(&self.issue.title, MAX_TITLE_BYTES),
             body: cut(self.issue.body.as_deref().unwrap_or_default(), MAX_BODY_BYTES),
-            comment: self.comment.id,
+            comment: Some(self.comment.id),
             by: self.sender.actor(),
             command,
         })))
@@ -144,6 +144,56 @@ impl SuiteEvent {
             numbers: self.check_suite.pull_requests.into_iter().map(|pull| pull.number).take(10).collect(),
             head: self.check_suite.head_sha,
         })
+    }
+}
+
+/// The event `check_run`: somebody pressed a button of our own check.
+#[derive(Debug, Deserialize)]
+pub(super) struct ButtonEvent {
+    action: String,
+    check_run: PressedRun,
+    requested_action: Option<Pressed>,
+    repository: Repository,
+    sender: Sender,
+}
+
+#[derive(Debug, Deserialize)]
+struct PressedRun {
+    #[serde(default)]
+    pull_requests: Vec<Numbered>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pressed {
+    identifier: String,
+}
+
+impl ButtonEvent {
+    /// # Errors
+    /// Why it asks for nothing.
+    pub(super) fn read(self, config: &DoorConfig) -> Result<Change, &'static str> {
+        is_configured(&self.repository.full_name, config)?;
+        let pressed =
+            self.requested_action.filter(|_| self.action == "requested_action").ok_or("no button was pressed")?;
+        if !self.sender.may_ask(config) {
+            return Err("a bot that is not allowed to ask did it");
+        }
+        let command = match pressed.identifier.as_str() {
+            "rebase" => Command::Rebase,
+            _ => return Err("the button is not one of ours"),
+        };
+        let number = self.check_run.pull_requests.first().ok_or("the check belongs to no pull request")?.number;
+        Ok(Change::Asked(Box::new(Asked {
+            repo: self.repository.full_name,
+            number,
+            on_pull_request: true,
+            is_open: true,
+            title: String::new(),
+            body: String::new(),
+            comment: None,
+            by: self.sender.actor(),
+            command,
+        })))
     }
 }
 

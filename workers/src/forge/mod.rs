@@ -100,10 +100,48 @@ pub struct LineComment {
 /// A check of the forge's own that failed on a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedCheck {
+    /// Its id, by which it can be run again.
+    pub id: u64,
     /// Its name.
     pub name: String,
+    /// How often it ran on the commit.
+    pub n_runs: usize,
+    /// It fails on the base branch too.
+    pub fails_on_base: bool,
     /// What it says: its title, summary and annotations, cut.
     pub said: String,
+}
+
+/// What Onramp verified, as a check of the forge.
+#[derive(Debug, Clone)]
+pub struct CheckRun<'a> {
+    /// Where.
+    pub repo: &'a RepoName,
+    /// The commit that was verified.
+    pub head: &'a CommitSha,
+    /// The task's id. With the commit it is the key.
+    pub task: &'a str,
+    /// Nobody can have written it before.
+    pub is_first: bool,
+    /// One line.
+    pub title: &'a str,
+    /// Markdown.
+    pub summary: &'a str,
+    /// Nothing failed, not even what may.
+    pub is_clean: bool,
+    /// What was said about single lines.
+    pub annotations: &'a [Annotation],
+}
+
+/// Something said about a line of code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// The file.
+    pub path: String,
+    /// The line, from 1.
+    pub line: u64,
+    /// What.
+    pub message: String,
 }
 
 /// An answer to a comment on a line of code.
@@ -206,9 +244,26 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     async fn reply(&self, _fence: &Fence, reply: Reply<'_>) -> Result<(), Failure> {
         Err(no_such(reply.repo, reply.number, "comment"))
     }
-    /// The forge's own checks that failed on a commit.
-    async fn failed_checks(&self, _repo: &RepoName, _head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
+    /// The forge's own checks whose last run on a commit failed, held against the branch that it goes against.
+    async fn failed_checks(
+        &self,
+        _repo: &RepoName,
+        _head: &CommitSha,
+        _base: &BranchName,
+    ) -> Result<Vec<FailedCheck>, Failure> {
         Ok(Vec::new())
+    }
+    /// Has checks run once more, by their ids. False: that cannot be asked for.
+    async fn run_checks_again(&self, _repo: &RepoName, _checks: &[u64]) -> Result<bool, Failure> {
+        Ok(false)
+    }
+    /// Writes our own check. Key: commit and task.
+    async fn check_run(&self, _fence: &Fence, _run: CheckRun<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Deletes a branch that still ends in `tip`. Returns whether it did.
+    async fn delete_branch(&self, _repo: &RepoName, _branch: &BranchName, _tip: &CommitSha) -> Result<bool, Failure> {
+        Ok(false)
     }
     /// The repositories that were opened to Onramp; `None` when that cannot be asked.
     async fn repositories(&self) -> Result<Option<Vec<RepoName>>, Failure> {

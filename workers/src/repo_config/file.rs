@@ -8,8 +8,9 @@ use serde::{Deserialize, Deserializer, de};
 use tasks::GpuRequest;
 use toml::Spanned;
 
-use super::values::{
-    CheckName, CommandLine, Host, PathGlob, SandboxSize, Size, Time, VariableName, cpus, gpu, in_range,
+use super::{
+    Draft,
+    values::{CheckName, CommandLine, Host, PathGlob, SandboxSize, Size, Time, VariableName, cpus, gpu, in_range},
 };
 
 /// How Onramp works on this repository. Read from the base branch only, never from a change.
@@ -189,15 +190,45 @@ pub(super) struct PolicyTable {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PullRequestTable {
-    /// As a draft. Default false.
+    /// As a draft: always (true), never (false), or when a check failed that may fail ("unverified"). Default false.
     #[serde(default)]
-    pub(super) draft: bool,
+    pub(super) draft: DraftValue,
     /// Labels to set.
     #[serde(default)]
     pub(super) labels: Vec<String>,
     /// Logins to ask for review.
     #[serde(default)]
     pub(super) reviewers: Vec<String>,
+}
+
+/// `true`, `false` or `"unverified"`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "draft is true, false or \"unverified\"")]
+pub(super) enum DraftValue {
+    Always(bool),
+    When(DraftWhen),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DraftWhen {
+    Unverified,
+}
+
+impl Default for DraftValue {
+    fn default() -> Self {
+        Self::Always(false)
+    }
+}
+
+impl From<DraftValue> for Draft {
+    fn from(value: DraftValue) -> Self {
+        match value {
+            DraftValue::Always(true) => Self::Always,
+            DraftValue::Always(false) => Self::Never,
+            DraftValue::When(DraftWhen::Unverified) => Self::Unverified,
+        }
+    }
 }
 
 /// What can be reached from inside. Models are always reached through Onramp's own gateway and need no entry.

@@ -103,7 +103,7 @@ allow = ["Example.com", ".example.org"]
     assert!(!policy.protected.contains(&"**/AGENTS.md".to_owned()));
     assert_eq!((policy.max_files, policy.max_bytes, policy.binaries), (7, 65_536, true));
     assert_eq!(policy.allowed, ["src/**"]);
-    assert!(config.pull_request.draft);
+    assert_eq!(config.pull_request.draft, Draft::Always);
     assert_eq!(
         (&config.pull_request.labels[..], &config.pull_request.reviewers[..]),
         (&["bot".into()][..], &["ada".into()][..])

@@ -7,6 +7,8 @@
 mod account;
 mod api;
 mod auth;
+mod branches;
+mod checks;
 mod comments;
 mod decorate;
 mod errors;
@@ -34,8 +36,8 @@ use self::{
     auth::{Access, Own, Pass, Purse, Role},
 };
 use super::{
-    FailedCheck, Forge, LineComment, Missed, NewPullRequest, News, Permission, PullRequestNow, ReactTo, Reaction,
-    Reply, Wanted,
+    CheckRun, FailedCheck, Forge, LineComment, Missed, NewPullRequest, News, Permission, PullRequestNow, ReactTo,
+    Reaction, Reply, Wanted,
 };
 use crate::{checkout::Remote, fence::Fence};
 
@@ -253,8 +255,25 @@ impl Forge for GitHubForge {
         talk::reply(&self.reach(reply.repo).await?, self.own().await?, fence, &reply).await
     }
 
-    async fn failed_checks(&self, repo: &RepoName, head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
-        talk::failed_checks(&self.reach(repo).await?, head).await
+    async fn failed_checks(
+        &self,
+        repo: &RepoName,
+        head: &CommitSha,
+        base: &BranchName,
+    ) -> Result<Vec<FailedCheck>, Failure> {
+        checks::failed(&self.reach(repo).await?, head, base).await
+    }
+
+    async fn run_checks_again(&self, repo: &RepoName, checks: &[u64]) -> Result<bool, Failure> {
+        checks::run_again(&self.reach(repo).await?, checks).await
+    }
+
+    async fn check_run(&self, fence: &Fence, run: CheckRun<'_>) -> Result<(), Failure> {
+        checks::write(&self.reach(run.repo).await?, self.own().await?, fence, &run).await
+    }
+
+    async fn delete_branch(&self, repo: &RepoName, branch: &BranchName, tip: &CommitSha) -> Result<bool, Failure> {
+        branches::delete(&self.reach(repo).await?, branch, tip).await
     }
 
     async fn repositories(&self) -> Result<Option<Vec<RepoName>>, Failure> {

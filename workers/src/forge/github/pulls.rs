@@ -168,7 +168,8 @@ fn refused(trouble: Trouble, new: &NewPullRequest<'_>) -> Failure {
 }
 
 /// A value in a query.
-fn encoded(value: &str) -> String {
+/// For a path or query.
+pub(super) fn encoded(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
     value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

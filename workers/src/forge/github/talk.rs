@@ -1,4 +1,4 @@
-//! What is said around a pull request of ours: reactions, reviews and their comments, answers to them, failed checks.
+//! What is said around a pull request of ours: reactions, reviews and their comments, answers to them, and pull requests as they are now.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,14 +7,11 @@ use tasks::{BranchName, Code, CommitSha, Failure, PullRequest, Timestamp};
 use super::{Reach, WRITES, auth::Own, errors::Trouble};
 use crate::{
     fence::Fence,
-    forge::{FailedCheck, LineComment, PullRequestNow, ReactTo, Reaction, Reply},
+    forge::{LineComment, PullRequestNow, ReactTo, Reaction, Reply},
 };
 
 const PER_PAGE: usize = 100;
 const MAX_PAGES: usize = 10;
-/// Of what one failed check says, so much is taken, in characters.
-const MAX_SAID: usize = 6_000;
-const MAX_ANNOTATIONS: usize = 20;
 
 #[derive(Debug, Deserialize)]
 struct Pull {
@@ -180,54 +177,4 @@ async fn pages(at: &Reach, route: &str) -> Result<Vec<Comment>, Trouble> {
         }
     }
     Ok(comments)
-}
-
-/// The check runs that failed on a commit, with what they say.
-pub(super) async fn failed_checks(at: &Reach, head: &CommitSha) -> Result<Vec<FailedCheck>, Failure> {
-    #[derive(Deserialize)]
-    struct Runs {
-        check_runs: Vec<Run>,
-    }
-    #[derive(Deserialize)]
-    struct Run {
-        id: u64,
-        name: String,
-        conclusion: Option<String>,
-        #[serde(default)]
-        output: RunOutput,
-    }
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct RunOutput {
-        title: Option<String>,
-        summary: Option<String>,
-        text: Option<String>,
-        annotations_count: u64,
-    }
-    #[derive(Deserialize)]
-    struct Annotation {
-        path: String,
-        start_line: Option<u64>,
-        message: Option<String>,
-    }
-    let repo = &at.repository.full_name;
-    let failure = |trouble: Trouble| trouble.failure("read the checks of a commit", Code::PullRequestRefused);
-    let route = format!("/repos/{repo}/commits/{head}/check-runs?filter=latest&per_page={PER_PAGE}");
-    let runs = at.api.get::<Runs>(&route).await.map_err(failure)?.value.check_runs;
-    let mut failed = Vec::new();
-    for run in runs.into_iter().filter(|run| matches!(run.conclusion.as_deref(), Some("failure" | "timed_out"))) {
-        let RunOutput { title, summary, text, annotations_count } = run.output;
-        let mut said: Vec<String> = [title, summary, text].into_iter().flatten().collect();
-        if annotations_count > 0 {
-            let route = format!("/repos/{repo}/check-runs/{}/annotations?per_page={MAX_ANNOTATIONS}", run.id);
-            let annotations = at.api.get::<Vec<Annotation>>(&route).await.map_err(failure)?.value;
-            said.extend(annotations.into_iter().map(|annotation| {
-                let line = annotation.start_line.map_or_else(String::new, |line| format!(":{line}"));
-                format!("{}{line}: {}", annotation.path, annotation.message.unwrap_or_default())
-            }));
-        }
-        let said = said.join("\n\n").chars().take(MAX_SAID).collect();
-        failed.push(FailedCheck { name: run.name, said });
-    }
-    Ok(failed)
 }
