@@ -137,6 +137,8 @@ codes! {
     NothingChanged = "E024", Agent, 6, "Say more exactly what should change; the transcript shows what it looked at.";
     /// The agent was silent for too long.
     AgentIdle = "E025", Timeout, 7, "Look at the end of the transcript; raise [limits] idle in `.onramp.toml` if the silence was work.";
+    /// The task used all that it may use of something, or used something that cannot be measured and is limited.
+    BudgetSpent = "E026", Budget, 7, "What was done is kept; raise the limit under [budget] in the configuration, then `onramp requeue` it.";
     /// Policy does not allow the patch.
     PolicyRejected = "E030", Verification, 3, "Change the request, or allow the path or size under [policy] in `.onramp.toml` on the base branch.";
     /// The change holds something that cannot be carried exactly: a device, a nested repository, an evil name.
@@ -175,6 +177,8 @@ codes! {
     PoisonTask = "E072", LeaseExpired, 1, "Look at the worker's log for what the task does to it, then `onramp requeue` it.";
     /// The person who asked has too many tasks waiting already.
     TooManyQueued = "E073", Budget, 7, "Ask again when some of them have ended, or raise [queue] queued_per_actor in the configuration.";
+    /// A repository, a person, a team or all together have used what they may use this month.
+    OverBudget = "E074", Budget, 7, "See `onramp budget`; raise the limit under [budget] in the configuration, or wait for the next month, then `onramp requeue` it.";
     /// A defect in Onramp itself.
     Internal = "E099", Infrastructure, 1, "Please report it with the lines above; the task's artifacts are kept.";
 }

@@ -6,6 +6,7 @@
 pub mod evidence;
 pub mod failure;
 pub mod gpu;
+pub mod ledger;
 pub mod limits;
 pub mod queue;
 pub mod repo;
@@ -18,6 +19,7 @@ pub type Timestamp = chrono::DateTime<chrono::Utc>;
 pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
+pub use ledger::{Account, Allowance, Meter, Money, Month, Overdrawn, Reservation, Spending, Tokens, Usage};
 pub use limits::{Limit, LimitHit};
 pub use queue::{
     Asked, Change, Command, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName,
