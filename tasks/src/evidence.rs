@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    finding::{BundleDigest, Finding, RiskTier},
     limits::LimitHit,
     repo::{CommitSha, NameError, TreeSha},
     task::AgentName,
@@ -172,6 +173,15 @@ pub struct Evidence {
     /// The end of Onramp's journal when the attempt began: what `onramp audit verify --anchor` takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<Anchor>,
+    /// What policy found and did not block: what a reviewer should look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// The risk that the change was taken for; `None`: no tier is configured, or none fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<RiskTier>,
+    /// The signed statement that says all this to whoever does not believe this record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleDigest>,
     /// Wall time of the attempt until verification ended, in milliseconds.
     pub duration_ms: u64,
 }

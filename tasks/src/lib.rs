@@ -5,6 +5,7 @@
 
 pub mod evidence;
 pub mod failure;
+pub mod finding;
 pub mod gpu;
 pub mod ledger;
 pub mod limits;
@@ -18,6 +19,7 @@ pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
+pub use finding::{Action, BundleDigest, Finding, RiskTier};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use ledger::{Account, Allowance, Meter, Money, Month, Overdrawn, Reservation, Spending, Tokens, Usage};
 pub use limits::{Limit, LimitHit};

@@ -399,6 +399,9 @@ impl Record<'_> {
             blocked_hosts: egress.blocked_hosts(),
             gpu: self.borrowed.used(),
             journal: self.task.anchor.clone(),
+            findings: Vec::new(),
+            tier: None,
+            bundle: None,
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -295,6 +295,14 @@ fn bounded_evidence(mut evidence: Box<Evidence>) -> Box<Evidence> {
         check.command = head(std::mem::take(&mut check.command), 200);
     }
     evidence.blocked_hosts.truncate(MAX_HOSTS);
+    evidence.findings.truncate(MAX_VIOLATIONS);
+    for finding in &mut evidence.findings {
+        finding.message = head(std::mem::take(&mut finding.message), 300);
+        finding.path = finding.path.take().map(|path| head(path, 300));
+    }
+    if let Some(tier) = &mut evidence.tier {
+        tier.because.truncate(MAX_HOSTS);
+    }
     evidence
 }
 

@@ -163,6 +163,9 @@ fn evidence(output: &str) -> Evidence {
         blocked_hosts: vec![],
         gpu: None,
         journal: None,
+        findings: vec![],
+        tier: None,
+        bundle: None,
         duration_ms: 9,
     }
 }
