@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     finding::{BundleDigest, Finding, RiskTier},
     limits::LimitHit,
+    proof::{Proof, TestCounts},
     repo::{CommitSha, NameError, TreeSha},
     task::AgentName,
 };
@@ -33,6 +34,8 @@ pub enum CheckOutcome {
         /// The limit, in seconds.
         limit_s: u64,
     },
+    /// Exit code 0, but its runner said that no test ran: that shows nothing, so it is no pass.
+    NoTests,
 }
 
 /// One check, run in the verification sandbox.
@@ -49,6 +52,18 @@ pub struct CheckResult {
     /// Limits of the sandbox that it ran into, which may be why it did not pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitHit>,
+    /// It failed and then passed on the same tree, in a second fresh sandbox.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub flaky: bool,
+    /// It failed on the untouched base too, in the same tests and no other, so it holds nothing back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub already_failing: bool,
+    /// Files of the tree that it changed while it ran, the first few; they were put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// The tests that its runner said it ran, where its output is understood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestCounts>,
     /// Wall time, in milliseconds.
     pub duration_ms: u64,
     /// The end of its output, both streams in order of arrival, without terminal control codes.
@@ -63,8 +78,13 @@ impl CheckResult {
 
     /// Whether this result holds the pull request back.
     pub fn blocks(&self) -> bool {
-        self.required && !self.passed()
+        self.required && !self.passed() && !self.already_failing
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Tokens as the agent reported them. `None`: the agent did not say, which is not zero.
@@ -153,6 +173,9 @@ pub struct Evidence {
     pub n_removed: u64,
     /// Results of the checks, in the order of the configuration.
     pub checks: Vec<CheckResult>,
+    /// What the change did to checks and tests, where the base was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
     /// Where the configuration of the checks came from: `.onramp.toml` of the base branch, or what was detected.
     pub checks_from: String,
     /// The agent.

@@ -9,6 +9,7 @@ pub mod finding;
 pub mod gpu;
 pub mod ledger;
 pub mod limits;
+pub mod proof;
 pub mod queue;
 pub mod repo;
 pub mod state;
@@ -23,6 +24,7 @@ pub use finding::{Action, BundleDigest, Finding, RiskTier};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
 pub use ledger::{Account, Allowance, Meter, Money, Month, Overdrawn, Reservation, Spending, Tokens, Usage};
 pub use limits::{Limit, LimitHit};
+pub use proof::{CheckProof, CheckVerdict, Proof, TestChange, TestCounts, TestVerdict};
 pub use queue::{
     Asked, Change, Command, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName,
 };

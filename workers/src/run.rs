@@ -390,6 +390,7 @@ impl Record<'_> {
             n_added,
             n_removed,
             checks: checks.to_vec(),
+            proof: None,
             checks_from: self.config.origin.clone(),
             agent: self.task.request.agent.clone().unwrap_or_else(|| self.hands.default_agent.clone()),
             rounds: self.conversation.rounds,

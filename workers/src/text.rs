@@ -65,8 +65,14 @@ pub fn result_words(check: &CheckResult) -> String {
         CheckOutcome::Failed { exit_code } => format!("failed (exit code {exit_code})"),
         CheckOutcome::Killed { signal } => format!("killed by signal {signal}"),
         CheckOutcome::TimedOut { limit_s } => format!("timed out after {limit_s} s"),
+        CheckOutcome::NoTests => "no test ran".to_owned(),
     };
-    if check.passed() { words } else { with_limits(words, &check.limits) }
+    match check.passed() {
+        true if check.flaky => format!("{words} the second time (flaky)"),
+        true => words,
+        false if check.already_failing => format!("{words}, as on the base"),
+        false => with_limits(words, &check.limits),
+    }
 }
 
 /// The same words, and the limits that were hit behind them.
@@ -171,6 +177,10 @@ mod tests {
             required: true,
             outcome,
             limits: vec![LimitHit::Memory { bytes: 512 << 20 }],
+            flaky: false,
+            already_failing: false,
+            changed: vec![],
+            tests: None,
             duration_ms: 1,
             output_tail: String::new(),
         };

@@ -202,6 +202,10 @@ async fn run_check(
         required: check.required,
         outcome: outcome(&exit, check.timeout),
         limits: exit.limits.clone(),
+        flaky: false,
+        already_failing: false,
+        changed: Vec::new(),
+        tests: None,
         duration_ms: u64::try_from(exit.wall.as_millis()).unwrap_or(u64::MAX),
         output_tail: last_bytes(&tail.lines(TAIL_LINES), TAIL_BYTES).to_owned(),
     })

@@ -97,6 +97,10 @@ mod tests {
             required: false,
             outcome,
             limits: Vec::new(),
+            flaky: false,
+            already_failing: false,
+            changed: Vec::new(),
+            tests: None,
             duration_ms: 1,
             output_tail: output.to_owned(),
         };
