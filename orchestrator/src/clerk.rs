@@ -228,7 +228,7 @@ impl Clerk {
                 Change::PullRequestMerged { repo, number } | Change::PullRequestClosed { repo, number } => {
                     self.branch_done(repo, *number).await
                 }
-                Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => Ok(()),
+                Change::Said(_) | Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => Ok(()),
             },
         }
     }
@@ -281,7 +281,7 @@ impl What {
                 | Change::BranchMoved { .. }
                 | Change::PullRequestMerged { .. }
                 | Change::PullRequestClosed { .. } => Some(Self::Told { key, change }),
-                Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => None,
+                Change::Said(_) | Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => None,
             },
             QueueRecord::Applied {
                 task, event: TaskEvent::Finished { .. } | TaskEvent::AttemptFailed { .. }, ..

@@ -3,6 +3,7 @@
 //! This crate does no I/O, knows no async runtime and reads no clock: `now` is always passed in. The door
 //! ([`queue::Intake`]) and the hands ([`queue::WorkQueue`]) meet only in these types, so neither ever sees the other.
 
+pub mod chat;
 pub mod evidence;
 pub mod failure;
 pub mod finding;
@@ -18,6 +19,7 @@ pub mod task;
 /// A point in wall time, UTC. For display, ordering and leases; whoever calls passes it in.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
+pub use chat::{Button, ChatThread, ChatWish, Said};
 pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use finding::{Action, BundleDigest, Finding, RiskTier};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Timestamp,
+    chat::Said,
     evidence::Evidence,
     failure::Failure,
     repo::{BranchName, CommitSha, RepoName, string_newtype},
@@ -117,6 +118,8 @@ pub enum Change {
         /// The commit.
         head: CommitSha,
     },
+    /// Somebody said or did something in a chat.
+    Said(Box<Said>),
     /// A branch moved, which may be the base of pull requests.
     BranchMoved {
         /// Where.
@@ -188,15 +191,18 @@ impl Command {
 }
 
 impl Change {
-    /// Where it happened.
-    pub fn repo(&self) -> &RepoName {
+    /// Where it happened, if it is known which repository it is about.
+    pub fn repo(&self) -> Option<&RepoName> {
         match self {
-            Self::Asked(asked) => &asked.repo,
-            Self::Reviewed { repo, .. } | Self::ChecksFailed { repo, .. } | Self::BranchMoved { repo, .. } => repo,
+            Self::Asked(asked) => Some(&asked.repo),
+            Self::Reviewed { repo, .. } | Self::ChecksFailed { repo, .. } | Self::BranchMoved { repo, .. } => {
+                Some(repo)
+            }
             Self::PullRequestMerged { repo, .. }
             | Self::PullRequestClosed { repo, .. }
             | Self::PullRequestReopened { repo, .. }
-            | Self::IssueWithdrawn { repo, .. } => repo,
+            | Self::IssueWithdrawn { repo, .. } => Some(repo),
+            Self::Said(_) => None,
         }
     }
 
@@ -211,6 +217,7 @@ impl Change {
             Self::Reviewed { .. } => "reviewed",
             Self::ChecksFailed { .. } => "checks_failed",
             Self::BranchMoved { .. } => "branch_moved",
+            Self::Said(_) => "said",
         }
     }
 }

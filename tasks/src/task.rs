@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Timestamp,
+    chat::ChatThread,
     evidence::Anchor,
     gpu::GpuRequest,
     repo::{BranchName, CommitSha, NameError, RepoName, string_newtype},
@@ -145,6 +146,13 @@ pub enum Source {
         /// The issue or pull request that it belongs to.
         number: u64,
     },
+    /// Somebody asked in a chat.
+    Chat {
+        /// The conversation, in which it is answered.
+        thread: ChatThread,
+        /// The id of the person in the chat.
+        by: String,
+    },
     /// Somebody typed `onramp run`.
     CommandLine,
 }
@@ -156,9 +164,22 @@ impl Source {
             Self::IssueLabelled { issue, .. } | Self::IssueAssigned { issue } => Some(*issue),
             Self::Comment { number, .. } | Self::FollowUp { number, .. } => Some(*number),
             Self::Review { pull_request, .. } | Self::ChecksFailed { pull_request, .. } => Some(*pull_request),
-            Self::CommandLine => None,
+            Self::Chat { .. } | Self::CommandLine => None,
         }
     }
+
+    /// Where it was asked, as one word: whatever is asked there again while a task is unfinished is a note on that task.
+    pub fn place(&self) -> Option<String> {
+        match self {
+            Self::Chat { thread: ChatThread { channel, first }, .. } => Some(format!("chat:{channel}:{first}")),
+            other => other.thread().map(place_of_number),
+        }
+    }
+}
+
+/// The [`Source::place`] of an issue or pull request.
+pub fn place_of_number(number: u64) -> String {
+    format!("#{number}")
 }
 
 /// What the agent is asked to do. The text is data: it is fenced and cleaned before an agent reads it.

@@ -241,7 +241,13 @@ impl Clerk {
     /// What was said to a task after its last attempt had begun becomes a task of its own.
     pub(super) async fn follow_up(&self, id: TaskId) -> Result<(), Trouble> {
         let Some(task) = self.queue.get(id).await? else { return Ok(()) };
-        let Some(number) = task.request.source.thread() else { return Ok(()) };
+        let source = match &task.request.source {
+            chat @ Source::Chat { .. } => chat.clone(),
+            other => match other.thread() {
+                Some(number) => Source::FollowUp { number },
+                None => return Ok(()),
+            },
+        };
         let unseen: Vec<_> = task.unseen_notes().collect();
         let Some(last) = unseen.last() else { return Ok(()) };
         let revises = match &task.state {
@@ -259,7 +265,7 @@ impl Clerk {
         let body = unseen.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("\n\n");
         let key = format!("followup:{id}:{}", task.attempt).parse().map_err(Failure::internal)?;
         let request = TaskRequest {
-            source: Source::FollowUp { number },
+            source,
             revises,
             instruction: Instruction { title: title_of(&body), body, trusted: false, about: String::new() },
             ..blank(key, &task.request.repo, &last.actor)

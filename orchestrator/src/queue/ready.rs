@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Unfinished {
     tasks: HashMap<TaskId, Stored>,
     /// Oldest first: ids sort by creation only down to the millisecond.
-    by_thread: HashMap<(RepoName, u64), BTreeMap<u64, TaskId>>,
+    by_place: HashMap<(RepoName, String), BTreeMap<u64, TaskId>>,
     expiries: HashMap<TaskId, Expiry>,
     /// Queued, and not to be leased before a moment that may not have come; then by age.
     later: BTreeSet<(Timestamp, u64, TaskId)>,
@@ -73,8 +73,8 @@ impl Unfinished {
                 return;
             }
         }
-        if let Some(thread) = stored.task.request.source.thread() {
-            self.by_thread.entry((stored.task.request.repo.clone(), thread)).or_default().insert(stored.enqueued, id);
+        if let Some(place) = stored.task.request.source.place() {
+            self.by_place.entry((stored.task.request.repo.clone(), place)).or_default().insert(stored.enqueued, id);
         }
         self.tasks.insert(id, stored);
     }
@@ -109,9 +109,9 @@ impl Unfinished {
         self.tasks.values()
     }
 
-    /// The tasks of an issue or pull request, oldest first.
-    pub(super) fn of_thread(&self, repo: &RepoName, thread: u64) -> Vec<TaskId> {
-        let ids = self.by_thread.get(&(repo.clone(), thread));
+    /// The tasks that were asked for in one place, oldest first.
+    pub(super) fn of_place(&self, repo: &RepoName, place: String) -> Vec<TaskId> {
+        let ids = self.by_place.get(&(repo.clone(), place));
         ids.into_iter().flat_map(BTreeMap::values).copied().collect()
     }
 
@@ -195,12 +195,12 @@ impl Unfinished {
             }
             _ => count_down(&mut self.at_work, &request.repo),
         }
-        if let Some(thread) = request.source.thread() {
-            let key = (request.repo.clone(), thread);
-            if let Some(ids) = self.by_thread.get_mut(&key) {
+        if let Some(place) = request.source.place() {
+            let key = (request.repo.clone(), place);
+            if let Some(ids) = self.by_place.get_mut(&key) {
                 ids.remove(&stored.enqueued);
                 if ids.is_empty() {
-                    self.by_thread.remove(&key);
+                    self.by_place.remove(&key);
                 }
             }
         }

@@ -112,7 +112,7 @@ impl QueueRecord {
     pub(super) fn repo(&self) -> Option<&RepoName> {
         match self {
             Self::Enqueued { task } => Some(&task.request.repo),
-            Self::Observed { change, .. } => Some(change.repo()),
+            Self::Observed { change, .. } => change.repo(),
             Self::Joined { .. } | Self::Applied { .. } | Self::CursorMoved { .. } | Self::Checkpointed { .. } => None,
         }
     }

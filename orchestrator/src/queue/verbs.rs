@@ -6,7 +6,7 @@
 use chrono::Duration;
 use tasks::{
     Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, QueueError, Received, RepoName, Report, Source, Stage,
-    Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
+    Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal, task::place_of_number,
 };
 
 use super::{
@@ -53,8 +53,8 @@ pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestam
 /// A label and a comment, or the label set twice, are one wish, and so are two wishes for one pull request: what the later
 /// one says is not lost. A task that is being stopped does not count, nor does one that does something else.
 fn at_work_on_the_same(draft: &mut Draft<'_>, request: &TaskRequest) -> Result<Option<TaskId>, QueueError> {
-    let Some(thread) = request.source.thread() else { return Ok(None) };
-    for id in draft.unfinished().of_thread(&request.repo, thread) {
+    let Some(place) = request.source.place() else { return Ok(None) };
+    for id in draft.unfinished().of_place(&request.repo, place) {
         let Some(stored) = draft.find(id)? else { continue };
         if stored.task.cancel_requested.is_none() && stored.task.request.work == request.work {
             return Ok(Some(id));
@@ -107,12 +107,16 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
             note(draft, task, TaskEvent::PullRequestReopened, now)?;
         }
         Change::IssueWithdrawn { repo, issue, by } => {
-            for id in draft.unfinished().of_thread(repo, *issue) {
+            for id in draft.unfinished().of_place(repo, place_of_number(*issue)) {
                 cancel(draft, id, by.clone(), now)?;
             }
         }
         // Whether they may is not known yet: who reads the events asks, and acts.
-        Change::Asked(_) | Change::Reviewed { .. } | Change::ChecksFailed { .. } | Change::BranchMoved { .. } => {}
+        Change::Asked(_)
+        | Change::Said(_)
+        | Change::Reviewed { .. }
+        | Change::ChecksFailed { .. }
+        | Change::BranchMoved { .. } => {}
     }
     // Last, so that a write that was cut short between them is simply observed again.
     draft.stage(QueueRecord::Observed { key, at: now, change })
@@ -120,7 +124,7 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
 
 /// Nobody waits any more for changes of a pull request that is not open.
 fn stop_all(draft: &mut Draft<'_>, repo: &RepoName, number: u64, now: Timestamp) -> Result<(), QueueError> {
-    for id in draft.unfinished().of_thread(repo, number) {
+    for id in draft.unfinished().of_place(repo, place_of_number(number)) {
         if draft.find(id)?.is_none_or(|stored| stored.task.request.revises != Some(number)) {
             continue;
         }
