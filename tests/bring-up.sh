@@ -11,11 +11,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 state=$target/bring-up
 agents=$target/test-agents
-mkdir -p "$state" "$agents"
+github=$target/test-github
+mkdir -p "$state" "$agents" "$github"
 
 # Pinned: what the parsers of agent output were written against.
 claude_version=2.1.197
 codex_version=0.169.0
+# Pinned: what GitHub publishes about its API and its deliveries.
+openapi_version=23.0.2
+examples_version=7.6.1
 busybox_image=onramp-test/busybox:1
 agents_image=onramp-test/agents:1
 
@@ -213,6 +217,28 @@ link_agent() {
   ln "$2" "$agents/bin/$1" 2>/dev/null || cp "$2" "$agents/bin/$1"
 }
 
+# What a request to GitHub may look like, and what its deliveries look like, as GitHub publishes both.
+bring_github() {
+  local stamp="@octokit/openapi $openapi_version, @octokit/webhooks-examples $examples_version"
+  if [ "$(cat "$github/stamp" 2>/dev/null)" = "$stamp $(cksum <"$root/tests/fixtures/prune_openapi.mjs")" ]; then
+    say "GitHub's descriptions are there: $stamp"
+    return
+  fi
+  say "fetching GitHub's descriptions: $stamp"
+  local fresh
+  fresh=$(mktemp -d)
+  # Only single files are taken out of the packages; nothing of them is run.
+  npm pack --silent --pack-destination "$fresh" "@octokit/openapi@$openapi_version" \
+    "@octokit/webhooks-examples@$examples_version" >"$state/npm.log" 2>&1 </dev/null ||
+    { tail -n 20 "$state/npm.log" >&2; give_up "npm could not fetch GitHub's descriptions, see $state/npm.log"; }
+  tar -xzf "$fresh/octokit-openapi-$openapi_version.tgz" -C "$fresh" package/generated/api.github.com.json
+  tar -xzf "$fresh/octokit-webhooks-examples-$examples_version.tgz" -C "$fresh" package/api.github.com/index.json
+  node "$root/tests/fixtures/prune_openapi.mjs" "$fresh/package/generated/api.github.com.json" "$github/requests.json"
+  mv "$fresh/package/api.github.com/index.json" "$github/deliveries.json"
+  rm -rf "$fresh"
+  echo "$stamp $(cksum <"$root/tests/fixtures/prune_openapi.mjs")" >"$github/stamp"
+}
+
 case ${1:-} in
   --stop) stop_engine; exit ;;
   '') ;;
@@ -224,5 +250,6 @@ flock 9
 bring_programs
 bring_engine
 bring_agents
+bring_github
 bring_images
 say "ready"

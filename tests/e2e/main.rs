@@ -12,6 +12,7 @@ mod once;
 mod operator;
 mod planted;
 mod poll;
+mod published;
 mod queue_bench;
 mod queue_faults;
 mod real_agent;

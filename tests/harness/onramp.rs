@@ -345,7 +345,7 @@ impl Onramp {
     }
 
     /// Drains, and holds what must be true after every test: nothing is leased, no sandbox is left, no error was logged,
-    /// and no secret stands anywhere.
+    /// every request to GitHub was one that GitHub describes, and no secret stands anywhere.
     ///
     /// # Panics
     /// When one of these is not so.
@@ -358,6 +358,8 @@ impl Onramp {
         assert!(left.is_empty(), "sandboxes left: {left:?}");
         let errors = self.log.errors();
         assert!(errors.is_empty(), "errors in the log:\n{}", errors.join("\n"));
+        let objections = self.github.objections();
+        assert!(objections.is_empty(), "GitHub describes these requests otherwise:\n{}", objections.join("\n"));
         self.assert_no_secret();
     }
 

@@ -24,8 +24,20 @@ pub fn onramp() -> PathBuf {
 /// # Panics
 /// When they were not installed.
 pub fn agents() -> PathBuf {
+    brought("test-agents/bin")
+}
+
+/// What GitHub publishes about itself: `requests.json` of its API, `deliveries.json` of its webhooks.
+///
+/// # Panics
+/// When it was not fetched.
+pub fn published(file: &str) -> PathBuf {
+    brought(&format!("test-github/{file}"))
+}
+
+fn brought(path: &str) -> PathBuf {
     let target = profile().parent().expect("a profile lies in the target directory").to_owned();
-    there(target.join("test-agents/bin"), "tests/bring-up.sh")
+    there(target.join(path), "tests/bring-up.sh")
 }
 
 fn there(path: PathBuf, made_by: &str) -> PathBuf {

@@ -9,6 +9,7 @@ mod api;
 mod apps;
 mod bare;
 mod checks;
+mod contract;
 mod faults;
 mod git_http;
 mod history;
@@ -265,6 +266,11 @@ impl GitHub {
         self.server.state().requests.clone()
     }
 
+    /// What GitHub's published description has against the requests until now.
+    pub fn objections(&self) -> Vec<String> {
+        self.server.state().objections.clone()
+    }
+
     /// How many requests had this method and a path like this. `*` stands for anything.
     pub fn count(&self, method: &Method, path: &str) -> usize {
         let state = self.server.state();
@@ -328,6 +334,11 @@ async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Respons
     let query = Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default();
     let call = Call { method: parts.method, path: parts.uri.path().to_owned(), query, headers: parts.headers, body };
 
+    if git_http::Exchange::of(&call).is_none() {
+        let mut state = server.state();
+        let path = call.path.strip_prefix(&state.prefix).unwrap_or(&call.path).to_owned();
+        state.objections.extend(contract::objections(&call.method, &path, &call.query, &call.body));
+    }
     let fault = server.state().faults.take(&call.method, &call.path);
     let response = match fault {
         Some(fault) => fault.answer(&server, &call).await,

@@ -167,6 +167,8 @@ pub(super) struct State {
     pub(super) app: Option<App>,
     pub(super) faults: Faults,
     pub(super) requests: Vec<Recorded>,
+    /// What GitHub's own description of its API has against them.
+    pub(super) objections: Vec<String>,
     last_id: u64,
 }
 
@@ -189,6 +191,7 @@ impl State {
             app: None,
             faults: Faults::default(),
             requests: Vec::new(),
+            objections: Vec::new(),
             last_id: 1000,
         }
     }

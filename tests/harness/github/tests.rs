@@ -213,3 +213,29 @@ async fn a_lost_answer_was_done_and_a_refused_one_was_not() {
     assert_eq!((post().await.unwrap().status().as_u16(), comments()), (201, 3), "the script is over");
     assert_eq!(github.count(&Method::POST, pattern), 5);
 }
+
+#[tokio::test]
+async fn a_request_that_github_does_not_describe_is_objected_to() {
+    let (github, token) = scene().await;
+    let issue = github.issue(WEB, "The answer is wrong", "", "eve");
+    let comments = format!("/repos/{WEB}/issues/{issue}/comments");
+    ask(&github, "POST", &comments, &token, json!({ "body": "Hello" })).await;
+    ask(&github, "GET", &format!("{comments}?per_page=100&page=1"), &token, Value::Null).await;
+    ask(&github, "GET", &format!("/repos/{WEB}/git/ref/heads/onramp/12-a-b"), &token, json!({})).await;
+    assert_eq!(github.objections(), Vec::<String>::new());
+
+    for (method, path, body, objection) in [
+        ("POST", comments.clone(), json!({ "body": 7 }), "/body: 7 is not of type \"string\""),
+        ("POST", comments.clone(), json!({ "text": "Hello" }), "\"body\" is a required property"),
+        ("POST", comments.clone(), json!({ "body": "Hello", "silent": true }), "there is no field silent"),
+        ("POST", format!("/repos/{WEB}/comments"), json!({}), "there is no such request"),
+        ("GET", format!("{comments}?per_page=many"), json!({}), "the parameter per_page=many is not"),
+        ("GET", format!("{comments}?newest=1"), json!({}), "there is no parameter newest"),
+        ("POST", format!("/repos/{WEB}/check-runs/1/rerequest"), json!({ "x": 1 }), "it takes no body"),
+    ] {
+        let before = github.objections().len();
+        ask(&github, method, &path, &token, body).await;
+        let said = github.objections().split_off(before);
+        assert!(said.iter().any(|said| said.contains(objection)), "{method} {path}: {said:?}");
+    }
+}
