@@ -11,7 +11,6 @@ mod wishes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration as StdDuration,
 };
 
 use chrono::Duration;
@@ -22,18 +21,14 @@ use workers::forge::Forge;
 use crate::{
     notify,
     queue::{Clock, Queue, QueueRecord},
+    reader::Reader,
 };
 
-const CURSOR: &str = "clerk";
-const BATCH: usize = 500;
 /// The wait after the first time that the forge did not answer; doubles up to the cap.
 const RETRY_BASE: Duration = Duration::seconds(5);
 const RETRY_CAP: Duration = Duration::minutes(15);
 /// After so many tries (two days, by then) it is given up.
 const MAX_TRIES: u32 = 200;
-/// A look around without being woken.
-const IDLE: StdDuration = StdDuration::from_secs(60);
-const STORE_PAUSE: StdDuration = StdDuration::from_secs(5);
 
 /// What the operator decides.
 #[derive(Debug, Clone)]
@@ -60,6 +55,7 @@ pub struct Clerk {
     forge: Arc<dyn Forge>,
     clock: Clock,
     options: ClerkOptions,
+    reader: Reader,
     /// Only one pass at a time.
     pass: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
@@ -67,10 +63,6 @@ pub struct Clerk {
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// Events up to here have been read. `None` before the first pass.
-    read_to: Option<u64>,
-    /// The cursor as it is stored.
-    stored: u64,
     /// What is not dealt with, by its place in the journal.
     open: BTreeMap<u64, Matter>,
 }
@@ -113,7 +105,8 @@ impl From<Failure> for Trouble {
 impl Clerk {
     /// A clerk of this queue.
     pub fn new(queue: Arc<Queue>, forge: Arc<dyn Forge>, clock: Clock, options: ClerkOptions) -> Self {
-        Self { queue, forge, clock, options, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
+        let reader = Reader::new(queue.clone(), "clerk");
+        Self { queue, forge, clock, options, reader, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
     }
 
     /// Deals with what there is to deal with now. Returns how many things were dealt with.
@@ -122,7 +115,7 @@ impl Clerk {
     /// When the queue cannot be read or written. A failure of the forge is no error: it is tried again later.
     pub async fn work_once(&self, now: Timestamp) -> Result<usize, QueueError> {
         let _pass = self.pass.lock().await;
-        self.read_events(now).await?;
+        self.reader.read(|sequence, record| self.take(sequence, record, now)).await?;
         let mut n_done = 0;
         let mut waiting: Vec<(RepoName, u64)> = Vec::new();
         let open: Vec<_> = self.memory().open.iter().map(|(at, matter)| (*at, matter.clone())).collect();
@@ -152,7 +145,8 @@ impl Clerk {
                 }
             }
         }
-        self.move_cursor().await?;
+        let oldest = self.memory().open.keys().next().copied();
+        self.reader.settle(oldest).await?;
         Ok(n_done)
     }
 
@@ -165,52 +159,15 @@ impl Clerk {
                 () = shutdown.cancelled() => return,
                 worked = self.work_once(now) => worked,
             };
-            let (wake, may_read) = match worked {
-                Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
-                Err(QueueError::ShuttingDown) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "what was asked waits until the task store can be used again");
-                    (STORE_PAUSE, false)
-                }
-            };
-            let read_to = self.memory().read_to.unwrap_or(0);
-            let events = async {
-                if !may_read || self.queue.wait_for_event(read_to).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = events => {}
-                () = tokio::time::sleep(wake) => {}
+            if !self.reader.wait(worked.map(|_| self.next_due(now)), &shutdown).await {
+                return;
             }
         }
     }
 
-    async fn read_events(&self, now: Timestamp) -> Result<(), QueueError> {
-        let known = self.memory().read_to;
-        let mut read_to = match known {
-            Some(read_to) => read_to,
-            None => {
-                let cursor = self.queue.cursor(CURSOR).await?;
-                self.memory().stored = cursor;
-                cursor
-            }
-        };
-        loop {
-            let events = self.queue.events_after(read_to, BATCH).await?;
-            let n_events = events.len();
-            let mut memory = self.memory();
-            for (sequence, record) in events {
-                read_to = sequence;
-                if let Some(what) = What::of(record) {
-                    memory.open.insert(sequence, Matter { what, not_before: now, tries: 0 });
-                }
-            }
-            memory.read_to = Some(read_to);
-            if n_events < BATCH {
-                return Ok(());
-            }
+    fn take(&self, sequence: u64, record: QueueRecord, now: Timestamp) {
+        if let Some(what) = What::of(record) {
+            self.memory().open.insert(sequence, Matter { what, not_before: now, tries: 0 });
         }
     }
 
@@ -228,7 +185,10 @@ impl Clerk {
                 Change::PullRequestMerged { repo, number } | Change::PullRequestClosed { repo, number } => {
                     self.branch_done(repo, *number).await
                 }
-                Change::Said(_) | Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => Ok(()),
+                Change::Said(_)
+                | Change::PullRequestReopened { .. }
+                | Change::IssueWithdrawn { .. }
+                | Change::Noticed { .. } => Ok(()),
             },
         }
     }
@@ -246,23 +206,9 @@ impl Clerk {
         memory.open.insert(at, Matter { not_before, tries: matter.tries + 1, ..matter });
     }
 
-    fn next_due(&self, now: Timestamp) -> Option<StdDuration> {
+    fn next_due(&self, now: Timestamp) -> Option<Duration> {
         let next = self.memory().open.values().map(|matter| matter.not_before).min()?;
-        // Never zero: what is due and was left over is for the next pass, not for a busy loop.
-        Some((next - now).to_std().unwrap_or_default().max(StdDuration::from_millis(200)))
-    }
-
-    async fn move_cursor(&self) -> Result<(), QueueError> {
-        let (cursor, stored) = {
-            let memory = self.memory();
-            let open = memory.open.keys().next().map(|first| first - 1);
-            (open.or(memory.read_to).unwrap_or(0), memory.stored)
-        };
-        if cursor > stored {
-            self.queue.set_cursor(CURSOR, cursor).await?;
-            self.memory().stored = cursor;
-        }
-        Ok(())
+        Some(next - now)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -281,7 +227,10 @@ impl What {
                 | Change::BranchMoved { .. }
                 | Change::PullRequestMerged { .. }
                 | Change::PullRequestClosed { .. } => Some(Self::Told { key, change }),
-                Change::Said(_) | Change::PullRequestReopened { .. } | Change::IssueWithdrawn { .. } => None,
+                Change::Said(_)
+                | Change::PullRequestReopened { .. }
+                | Change::IssueWithdrawn { .. }
+                | Change::Noticed { .. } => None,
             },
             QueueRecord::Applied {
                 task, event: TaskEvent::Finished { .. } | TaskEvent::AttemptFailed { .. }, ..

@@ -3,6 +3,8 @@
 //! Two layers: `config.example.toml`, embedded, and the operator's file on top of it, key by key. A secret is written as
 //! where it is found (`env:NAME`, `file:PATH`) and read while the configuration is.
 
+mod hooks;
+mod pulls;
 mod values;
 
 use std::{
@@ -11,10 +13,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use self::{
+    hooks::Hook,
+    pulls::{Pulls, Stale},
+    values::{Period, Size},
+};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 use tasks::{AgentName, Code, Failure};
-pub use values::{Period, Size};
 use workers::{forbidden, sandbox::isolation::Isolation};
 
 /// The lowest layer.
@@ -33,7 +39,9 @@ pub struct Config {
     pub sandbox: Sandbox,
     pub bases: Bases,
     pub pool: Pool,
+    pub hooks: BTreeMap<String, Hook>,
     pub queue: Queue,
+    pub pulls: Pulls,
     pub gpu: Gpu,
     pub agent: Agent,
     pub models: BTreeMap<String, Model>,
@@ -376,7 +384,9 @@ impl Config {
     pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
         let github = &self.github;
         let secrets = [&github.token, &github.app_key, &self.worker.token].into_iter().chain(&github.webhook_secrets);
-        let secrets = secrets.chain(self.models.values().map(|model| &model.key)).filter_map(Secret::value).cloned();
+        let secrets = secrets.chain(self.models.values().map(|model| &model.key));
+        let secrets = secrets.chain(self.hooks.values().flat_map(|hook| &hook.secrets));
+        let secrets = secrets.filter_map(Secret::value).cloned();
         secrets.chain([SecretString::from(data.display().to_string())]).collect()
     }
 }
@@ -386,8 +396,8 @@ fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<()
     for (key, value) in own {
         let path = format!("{prefix}{key}");
         match known.get(key) {
-            // Models are named by the operator.
-            _ if prefix == "models." => {}
+            // Models and hooks are named by the operator.
+            _ if matches!(prefix, "models." | "hooks.") => {}
             Some(toml::Value::Table(inner)) => {
                 if let toml::Value::Table(own) = value {
                     check_keys(own, inner, &format!("{path}."))?;

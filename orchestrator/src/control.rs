@@ -52,6 +52,11 @@ pub enum Question {
         /// Its id, or the end of it.
         task: String,
     },
+    /// Let a repository go on that was left alone because nobody did anything with its pull requests.
+    Resume {
+        /// Which.
+        repo: RepoName,
+    },
     /// Stop it.
     Cancel {
         /// Its id, or the end of it.
@@ -197,6 +202,19 @@ async fn answered(queue: &Queue, question: Question) -> Result<Answer, Failure> 
             return Ok(Answer::Tasks(tasks));
         }
         Question::Show { task } => find(queue, &task).await?,
+        Question::Resume { repo } => {
+            let filter = TaskFilter { repo: Some(repo.clone()), ..TaskFilter::default() };
+            let tasks = queue.list(filter).await.map_err(refused)?;
+            let open = tasks.into_iter().find(|task| matches!(task.state, tasks::TaskState::PullRequestOpen { .. }));
+            let Some(open) = open else {
+                let message = format!("No pull request of Onramp is open in {repo}, so it is not left alone");
+                return Err(
+                    Failure::new(Code::Usage, message).next("`onramp list --repo` says what its tasks wait for.")
+                );
+            };
+            queue.notice(open.id, crate::now()).await.map_err(refused)?;
+            find(queue, &open.id.to_string()).await?
+        }
         Question::Requeue { task } => {
             let id = find(queue, &task).await?.id;
             queue.requeue(id).await.map_err(refused)?;

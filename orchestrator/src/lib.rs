@@ -5,11 +5,14 @@ pub mod cli;
 pub mod config;
 pub mod control;
 mod crew;
+pub mod hooks;
 pub mod notify;
 pub mod poll;
 pub mod queue;
+mod reader;
 pub mod reaper;
 pub mod remote;
+pub mod stale;
 pub mod telemetry;
 pub mod user_error;
 pub mod wiring;
@@ -30,9 +33,10 @@ use config::{Config, Secret, Surroundings};
 use crew::Crew;
 use notify::Notifier;
 use poll::Poller;
-use queue::Queue;
+use queue::{Clock, Queue};
 use remote::{Access, Desk};
 use secrecy::SecretString;
+use stale::StaleWatch;
 use tasks::{Code, Failure, Intake, Task, Timestamp, WorkQueue};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use webhooks::DoorConfig;
@@ -97,6 +101,7 @@ pub struct Running {
     addr: SocketAddr,
     ingress: Ingress,
     poller: Arc<Poller>,
+    stale: Arc<StaleWatch>,
     queue: Arc<Queue>,
     artifacts: PathBuf,
     /// The workers of this process, if there are any: they end by draining.
@@ -117,7 +122,8 @@ pub struct Running {
 /// Any of the codes of configuration, store and environment; nothing is left running then.
 pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let surroundings = parts.surroundings.unwrap_or_else(Surroundings::read);
-    let door = door_config(&config)?;
+    let clock = queue::steady_clock(now());
+    let door = door_config(&config, &clock)?;
     let ingress = Ingress::of(&config)?;
     let access = config.worker.token.value().map(Access::new).transpose()?;
     let forge = parts.forge.map_or_else(|| wiring::github(&config), Ok)?;
@@ -125,7 +131,6 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     std::fs::create_dir_all(&data).map_err(|error| {
         Failure::new(Code::StoreUnavailable, format!("The data directory {} cannot be made: {error}", data.display()))
     })?;
-    let clock = queue::steady_clock(now());
     let (dir, options) = (data.join("queue"), wiring::queue_options(&config, clock.clone()));
     let opened = tokio::task::spawn_blocking(move || Queue::open(&dir, options)).await.map_err(Failure::internal)?;
     let queue = Arc::new(opened?);
@@ -186,11 +191,30 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
             Ingress::IsTold => hearing.catch_up(until).await,
         }
     });
+    let idle = chrono::Duration::from_std(config.pulls.stale_after.0).unwrap_or(chrono::Duration::MAX);
+    let stale = StaleWatch::new(queue.clone(), forge.clone(), clock.clone(), idle, config.pulls.stale);
+    let stale = Arc::new(stale);
+    let (watch, until) = (stale.clone(), stop.clone());
+    watching.spawn(async move { watch.run(until).await });
     let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
     watching.close();
-    Ok(Running { addr, ingress, poller, queue, artifacts, crew, notifier, serving, watching, drain, closed, stop })
+    Ok(Running {
+        addr,
+        ingress,
+        poller,
+        stale,
+        queue,
+        artifacts,
+        crew,
+        notifier,
+        serving,
+        watching,
+        drain,
+        closed,
+        stop,
+    })
 }
 
 /// Deliveries are told to come again; workers elsewhere still end what they have begun.
@@ -215,6 +239,11 @@ impl Running {
     /// Who asks GitHub, to be made to ask now.
     pub fn poller(&self) -> &Arc<Poller> {
         &self.poller
+    }
+
+    /// Who looks after stale pull requests, to be made to look now.
+    pub fn stale(&self) -> &Arc<StaleWatch> {
+        &self.stale
     }
 
     /// The queue, to look at.
@@ -270,7 +299,7 @@ impl Running {
     }
 }
 
-fn door_config(config: &Config) -> Result<DoorConfig, Failure> {
+fn door_config(config: &Config, clock: &Clock) -> Result<DoorConfig, Failure> {
     let github = &config.github;
     let secrets: Vec<SecretString> =
         github.webhook_secrets.iter().filter_map(|secret| secret.value().cloned()).collect();
@@ -287,5 +316,6 @@ fn door_config(config: &Config) -> Result<DoorConfig, Failure> {
         repositories: github.repositories.clone(),
         names: github.names.clone(),
         allowed_bots: github.allowed_bots.clone(),
+        hooks: hooks::hooks(config, clock)?,
     })
 }

@@ -20,12 +20,11 @@ use tokio_util::sync::CancellationToken;
 use workers::forge::{Forge, ReactTo, Reaction};
 
 use self::words::{comment, needs_a_person, reaction, shows_checks};
-use crate::queue::{Clock, Queue, QueueRecord};
+use crate::{
+    queue::{Clock, Queue, QueueRecord},
+    reader::Reader,
+};
 
-/// The name of the cursor in the queue.
-const CURSOR: &str = "notify";
-/// Events that are read at once.
-const BATCH: usize = 500;
 /// While a task is under way, its comment is edited no more often.
 const EDIT_INTERVAL: Duration = Duration::seconds(5);
 /// How long one call of the forge may take.
@@ -38,17 +37,13 @@ const MAX_TRIES: u32 = 200;
 /// After so many failures in a row the pass ends: the forge is down, and each further call would wait for its timeout.
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
 
-/// The pause after the store could not be read.
-const STORE_PAUSE: StdDuration = StdDuration::from_secs(5);
-/// A look around without being woken, in case that a wake-up was lost.
-const IDLE: StdDuration = StdDuration::from_secs(60);
-
 /// Brings each task's comment up to date.
 pub struct Notifier {
     queue: Arc<Queue>,
     forge: Arc<dyn Forge>,
     clock: Clock,
     hidden: Vec<SecretString>,
+    reader: Reader,
     /// Only one pass at a time.
     pass: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
@@ -57,10 +52,6 @@ pub struct Notifier {
 /// What is known since the start; after a crash it is found again from the cursor.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Events up to here have been read. `None` before the first pass.
-    read_to: Option<u64>,
-    /// The cursor as it is stored.
-    stored: u64,
     /// Tasks that have something to tell.
     pending: BTreeMap<TaskId, Pending>,
     /// What was told of tasks that are under way.
@@ -99,7 +90,8 @@ enum Telling {
 impl Notifier {
     /// A notifier that says nothing of what is `hidden`: paths of this machine, secrets of the configuration.
     pub fn new(queue: Arc<Queue>, forge: Arc<dyn Forge>, clock: Clock, hidden: Vec<SecretString>) -> Self {
-        Self { queue, forge, clock, hidden, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
+        let reader = Reader::new(queue.clone(), "notify");
+        Self { queue, forge, clock, hidden, reader, pass: tokio::sync::Mutex::default(), memory: Mutex::default() }
     }
 
     /// Tells what there is to tell now. Returns how many comments were written.
@@ -113,7 +105,7 @@ impl Notifier {
     /// One pass, which ends between two tasks when told to stop: what is left then is told after the next start.
     async fn pass(&self, now: Timestamp, shutdown: &CancellationToken) -> Result<usize, QueueError> {
         let _pass = self.pass.lock().await;
-        self.read_events(now).await?;
+        self.reader.read(|sequence, record| self.take(sequence, &record, now)).await?;
         let mut n_written = 0;
         let mut n_failed_in_a_row = 0;
         for (id, pending) in self.due(now) {
@@ -128,7 +120,8 @@ impl Notifier {
             };
             self.note(id, pending, telling, now);
         }
-        self.move_cursor().await?;
+        let oldest = self.memory().pending.values().map(|pending| pending.since).min();
+        self.reader.settle(oldest).await?;
         Ok(n_written)
     }
 
@@ -136,67 +129,22 @@ impl Notifier {
     pub async fn run(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let now = (self.clock)();
-            let (wake, may_read) = match self.pass(now, &shutdown).await {
-                Ok(_) => (self.next_due(now).unwrap_or(IDLE), true),
-                Err(QueueError::ShuttingDown) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "comments wait until the task store can be read again");
-                    (STORE_PAUSE, false)
-                }
-            };
-            let read_to = self.memory().read_to.unwrap_or(0);
-            let events = async {
-                // A store that cannot be read wakes nobody: then the time does.
-                if !may_read || self.queue.wait_for_event(read_to).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = events => {}
-                () = tokio::time::sleep(wake) => {}
+            let passed = self.pass(now, &shutdown).await.map(|_| self.next_due(now));
+            if !self.reader.wait(passed, &shutdown).await {
+                return;
             }
         }
     }
 
-    /// Notes which tasks have something to tell.
-    async fn read_events(&self, now: Timestamp) -> Result<(), QueueError> {
-        let known = self.memory().read_to;
-        let mut read_to = match known {
-            Some(read_to) => read_to,
-            None => {
-                let cursor = self.queue.cursor(CURSOR).await?;
-                self.memory().stored = cursor;
-                cursor
-            }
-        };
-        loop {
-            let events = self.queue.events_after(read_to, BATCH).await?;
-            let n_events = events.len();
-            let mut memory = self.memory();
-            for (sequence, record) in events {
-                read_to = sequence;
-                let id = match record {
-                    QueueRecord::Enqueued { task } => task.id,
-                    QueueRecord::Applied { task, .. } | QueueRecord::Joined { task, .. } => task,
-                    QueueRecord::Observed { .. }
-                    | QueueRecord::CursorMoved { .. }
-                    | QueueRecord::Checkpointed { .. } => {
-                        continue;
-                    }
-                };
-                let pending =
-                    memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });
-                // What only waits for the pace of edits is looked at again: the news may be the end, which is told at
-                // once. What waits for the forge goes on waiting.
-                if pending.tries == 0 {
-                    pending.not_before = now;
-                }
-            }
-            memory.read_to = Some(read_to);
-            if n_events < BATCH {
-                return Ok(());
-            }
+    /// Notes which task has something to tell.
+    fn take(&self, sequence: u64, record: &QueueRecord, now: Timestamp) {
+        let Some(id) = record.task() else { return };
+        let mut memory = self.memory();
+        let pending = memory.pending.entry(id).or_insert(Pending { since: sequence, not_before: now, tries: 0 });
+        // What only waits for the pace of edits is looked at again: the news may be the end, which is told at once. What
+        // waits for the forge goes on waiting.
+        if pending.tries == 0 {
+            pending.not_before = now;
         }
     }
 
@@ -210,10 +158,9 @@ impl Notifier {
     }
 
     /// How long until something may be tried.
-    fn next_due(&self, now: Timestamp) -> Option<StdDuration> {
+    fn next_due(&self, now: Timestamp) -> Option<Duration> {
         let next = self.memory().pending.values().map(|pending| pending.not_before).min()?;
-        // Never zero: what is due and was left over is for the next pass, not for a busy loop.
-        Some((next - now).to_std().unwrap_or_default().max(StdDuration::from_millis(200)))
+        Some(next - now)
     }
 
     /// Writes the comment of one task, if there is something new to write. Key: the task's marker.
@@ -316,20 +263,6 @@ impl Notifier {
         if memory.told.len() > 10_000 {
             memory.told.retain(|_, told| now < told.at + Duration::hours(1));
         }
-    }
-
-    /// Moves the durable cursor up to the first event that was not told.
-    async fn move_cursor(&self) -> Result<(), QueueError> {
-        let (cursor, stored) = {
-            let memory = self.memory();
-            let untold = memory.pending.values().map(|pending| pending.since - 1).min();
-            (untold.or(memory.read_to).unwrap_or(0), memory.stored)
-        };
-        if cursor > stored {
-            self.queue.set_cursor(CURSOR, cursor).await?;
-            self.memory().stored = cursor;
-        }
-        Ok(())
     }
 
     fn without_hidden(&self, mut text: String) -> String {

@@ -33,7 +33,7 @@ use workers::{
 use crate::{
     config::{BackendChoice, Config, Surroundings},
     now,
-    queue::{Clock, QueueOptions},
+    queue::{Clock, PullLimits, QueueOptions},
 };
 
 /// The forge that the configuration names.
@@ -69,8 +69,13 @@ pub fn queue_options(config: &Config, clock: Clock) -> QueueOptions {
             (false, false) => Priority::Normal,
         }
     });
+    let pulls = PullLimits {
+        open: config.pulls.max_open,
+        per_hour: config.pulls.max_per_hour,
+        unnoticed: config.pulls.max_unnoticed,
+    };
     let options = QueueOptions::new(clock);
-    QueueOptions { priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
+    QueueOptions { pulls, priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
 }
 
 /// Whether `owner/name`, `owner/*` or `@login` means this request. Forges do not tell upper from lower case.

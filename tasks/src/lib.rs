@@ -31,7 +31,7 @@ pub use queue::{
     Asked, Change, Command, Intake, Lease, QueueError, Received, Report, TaskFilter, WorkQueue, WorkerName,
 };
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
-pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation};
+pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation, Wait};
 pub use task::{
     Actor, AgentName, DedupeKey, Deliver, Instruction, Note, Priority, Resources, Source, Task, TaskId, TaskRequest,
     Work,

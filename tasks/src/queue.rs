@@ -120,6 +120,13 @@ pub enum Change {
     },
     /// Somebody said or did something in a chat.
     Said(Box<Said>),
+    /// Somebody said something on a pull request, or approved it: nothing that asks for work, but it was noticed.
+    Noticed {
+        /// Where.
+        repo: RepoName,
+        /// Which pull request.
+        number: u64,
+    },
     /// A branch moved, which may be the base of pull requests.
     BranchMoved {
         /// Where.
@@ -146,6 +153,9 @@ pub struct Asked {
     pub body: String,
     /// The id of the comment; none where a button was pressed.
     pub comment: Option<u64>,
+    /// When, in the forge's time; none where there is nothing else that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discussed_until: Option<Timestamp>,
     /// Who asked.
     pub by: Actor,
     /// What for.
@@ -201,6 +211,7 @@ impl Change {
             Self::PullRequestMerged { repo, .. }
             | Self::PullRequestClosed { repo, .. }
             | Self::PullRequestReopened { repo, .. }
+            | Self::Noticed { repo, .. }
             | Self::IssueWithdrawn { repo, .. } => Some(repo),
             Self::Said(_) => None,
         }
@@ -216,6 +227,7 @@ impl Change {
             Self::Asked(_) => "asked",
             Self::Reviewed { .. } => "reviewed",
             Self::ChecksFailed { .. } => "checks_failed",
+            Self::Noticed { .. } => "noticed",
             Self::BranchMoved { .. } => "branch_moved",
             Self::Said(_) => "said",
         }

@@ -51,6 +51,31 @@ pub struct Violation {
     pub message: String,
 }
 
+/// Why a queued task is not taken up yet. One sentence each, without a full stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "for", rename_all = "snake_case")]
+pub enum Wait {
+    /// Its repository has as many pull requests of Onramp as it may have. It may go before its time, when there is room.
+    Room {
+        /// Which limit, and what makes room.
+        why: String,
+    },
+    /// An attempt failed, and the next one comes after a pause.
+    Retry {
+        /// What failed.
+        why: String,
+    },
+}
+
+impl Wait {
+    /// In words.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Room { why } | Self::Retry { why } => why,
+        }
+    }
+}
+
 /// Where a task stands. Data lives in the variant that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -59,6 +84,9 @@ pub enum TaskState {
     Queued {
         /// Not to be leased before this moment.
         not_before: Timestamp,
+        /// Why it waits until then, where there is more to it than that no worker was free.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits: Option<Wait>,
     },
     /// A worker holds the lease.
     Running {
@@ -228,6 +256,19 @@ pub enum TaskEvent {
     },
     /// A person asked for a finished task to be tried again.
     Requeued,
+    /// Its repository has no room for another pull request now.
+    HeldBack {
+        /// When there may be.
+        not_before: Timestamp,
+        /// One sentence, without a full stop.
+        why: String,
+    },
+    /// There is room again.
+    LetGo,
+    /// Somebody did something with its pull request, or said something there.
+    Noticed,
+    /// It was said on its pull request that nobody does anything with it.
+    FoundStale,
     /// The pull request was merged.
     PullRequestMerged,
     /// The pull request was closed without merging.
@@ -250,6 +291,10 @@ impl TaskEvent {
             Self::CancelRequested { .. } => "cancel_requested",
             Self::FinishRequested { .. } => "finish_requested",
             Self::Requeued => "requeued",
+            Self::HeldBack { .. } => "held_back",
+            Self::LetGo => "let_go",
+            Self::Noticed => "noticed",
+            Self::FoundStale => "found_stale",
             Self::PullRequestMerged => "pull_request_merged",
             Self::PullRequestClosed => "pull_request_closed",
             Self::PullRequestReopened => "pull_request_reopened",
@@ -292,7 +337,7 @@ impl Task {
                 self.finish_requested.get_or_insert(by);
                 self.state.clone()
             }
-            (S::Running { .. }, E::Released) => self.back_to_queue(now),
+            (S::Running { .. }, E::Released) => self.back_to_queue(now, None),
             (S::Running { .. }, E::Finished { outcome }) => match outcome {
                 Outcome::PullRequestOpened { pull_request } => S::PullRequestOpen { pull_request },
                 Outcome::PullRequestUpdated { pull_request } => S::Updated { pull_request },
@@ -300,12 +345,14 @@ impl Task {
                 Outcome::NothingChanged => S::NoChanges,
                 Outcome::PolicyRejected { violations } => S::Rejected { violations },
                 // A worker may only stop for somebody; without a request it was a drain.
-                Outcome::Cancelled => self.back_to_queue(now),
+                Outcome::Cancelled => self.back_to_queue(now, None),
             },
             (S::Running { .. }, E::AttemptFailed { failure }) => {
                 self.failures += 1;
                 match policy.retry_at(&failure, self.failures, now, self.id) {
-                    Some(not_before) => self.back_to_queue(not_before),
+                    Some(not_before) => {
+                        self.back_to_queue(not_before, Some(Wait::Retry { why: failure.message.clone() }))
+                    }
                     None => S::Failed { failure },
                 }
             }
@@ -316,9 +363,11 @@ impl Task {
                 *count += 1;
                 let count = *count;
                 match policy.retry_at(&failure, count, now, self.id) {
-                    Some(not_before) => self.back_to_queue(not_before),
+                    Some(not_before) => {
+                        self.back_to_queue(not_before, Some(Wait::Retry { why: failure.message.clone() }))
+                    }
                     None if policy.max_crashes == 0 => S::Failed { failure },
-                    None => match self.back_to_queue(now) {
+                    None => match self.back_to_queue(now, None) {
                         S::Queued { .. } => S::Failed { failure: Failure::poison(&lease.worker, stage.word(), count) },
                         stopped => stopped,
                     },
@@ -329,7 +378,22 @@ impl Task {
             (S::Failed { .. } | S::Rejected { .. } | S::NoChanges | S::Cancelled { .. }, E::Requeued) => {
                 (self.failures, self.crashes) = (0, 0);
                 (self.cancel_requested, self.finish_requested) = (None, None);
-                S::Queued { not_before: now }
+                S::Queued { not_before: now, waits: None }
+            }
+
+            (S::Queued { .. }, E::HeldBack { not_before, why }) => {
+                S::Queued { not_before, waits: Some(Wait::Room { why }) }
+            }
+            (S::Queued { waits: Some(Wait::Room { .. }), .. }, E::LetGo) => S::Queued { not_before: now, waits: None },
+
+            // Neither changes where the task stands, so it stands there since when it did.
+            (S::PullRequestOpen { .. }, E::Noticed) => {
+                (self.noticed_at, self.stale_at) = (Some(now), None);
+                return Ok(());
+            }
+            (S::PullRequestOpen { .. }, E::FoundStale) => {
+                self.stale_at = Some(now);
+                return Ok(());
             }
 
             (S::PullRequestOpen { pull_request }, E::PullRequestMerged) => {
@@ -349,10 +413,10 @@ impl Task {
         Ok(())
     }
 
-    fn back_to_queue(&self, not_before: Timestamp) -> TaskState {
+    fn back_to_queue(&self, not_before: Timestamp, waits: Option<Wait>) -> TaskState {
         match &self.cancel_requested {
             Some(by) => TaskState::Cancelled { by: by.clone() },
-            None => TaskState::Queued { not_before },
+            None => TaskState::Queued { not_before, waits },
         }
     }
 }
@@ -413,12 +477,53 @@ mod tests {
     }
 
     #[test]
+    fn a_task_waits_for_room_and_goes_when_there_is_some() {
+        let mut task = task();
+        assert!(apply(&mut task, TaskEvent::LetGo).is_err(), "it waits for nothing");
+        let later = now() + Duration::hours(1);
+        let why = "5 pull requests are open".to_owned();
+        apply(&mut task, TaskEvent::HeldBack { not_before: later, why: why.clone() }).unwrap();
+        assert_eq!(task.state, TaskState::Queued { not_before: later, waits: Some(Wait::Room { why }) });
+        apply(&mut task, TaskEvent::LetGo).unwrap();
+        assert_eq!(task.state, TaskState::Queued { not_before: now(), waits: None });
+    }
+
+    #[test]
+    fn a_task_that_is_tried_again_says_what_failed() {
+        let mut task = running();
+        apply(&mut task, TaskEvent::AttemptFailed { failure: Failure::new(Code::ForgeUnavailable, "It is down") })
+            .unwrap();
+        let TaskState::Queued { waits: Some(wait), .. } = &task.state else { panic!("{:?}", task.state) };
+        assert_eq!(wait.why(), "It is down");
+    }
+
+    #[test]
+    fn a_pull_request_that_was_noticed_is_not_stale_and_stands_since_it_was_opened() {
+        let mut task = running();
+        let pull_request = PullRequest {
+            repo: "acme/web".parse().unwrap(),
+            number: 1,
+            url: "https://forge.example/1".into(),
+            branch: "onramp/1".parse().unwrap(),
+            head: "a".repeat(40).parse().unwrap(),
+        };
+        let outcome = Outcome::PullRequestOpened { pull_request };
+        apply(&mut task, TaskEvent::Finished { outcome }).unwrap();
+        let later = now() + Duration::days(14);
+        let policy = RetryPolicy::default();
+        task.apply(TaskEvent::FoundStale, &policy, later).unwrap();
+        assert_eq!((task.stale_at, task.updated_at), (Some(later), now()));
+        task.apply(TaskEvent::Noticed, &policy, later).unwrap();
+        assert_eq!((task.stale_at, task.noticed_at, task.updated_at), (None, Some(later), now()));
+    }
+
+    #[test]
     fn only_infrastructure_and_lost_leases_are_tried_again() {
         for kind in FailureKind::ALL {
             let mut task = running();
             let failure = Failure { kind, ..Failure::new(Code::Internal, "x") };
             apply(&mut task, TaskEvent::AttemptFailed { failure }).unwrap();
-            let retried = matches!(task.state, TaskState::Queued { not_before } if not_before > now());
+            let retried = matches!(task.state, TaskState::Queued { not_before, .. } if not_before > now());
             assert_eq!(retried, matches!(kind, FailureKind::Infrastructure | FailureKind::LeaseExpired), "{kind:?}");
         }
     }

@@ -153,18 +153,38 @@ pub enum Source {
         /// The id of the person in the chat.
         by: String,
     },
+    /// Another service asked, in the way that the operator configured for it.
+    Hook {
+        /// The name of the hook.
+        name: String,
+    },
     /// Somebody typed `onramp run`.
     CommandLine,
 }
 
 impl Source {
+    /// The comment that asked.
+    pub fn comment(&self) -> Option<u64> {
+        match self {
+            Self::Comment { comment, .. } => Some(*comment),
+            Self::IssueLabelled { .. }
+            | Self::IssueAssigned { .. }
+            | Self::Review { .. }
+            | Self::ChecksFailed { .. }
+            | Self::FollowUp { .. }
+            | Self::Chat { .. }
+            | Self::Hook { .. }
+            | Self::CommandLine => None,
+        }
+    }
+
     /// The issue or pull request where it was asked, and where it is answered.
     pub fn thread(&self) -> Option<u64> {
         match self {
             Self::IssueLabelled { issue, .. } | Self::IssueAssigned { issue } => Some(*issue),
             Self::Comment { number, .. } | Self::FollowUp { number, .. } => Some(*number),
             Self::Review { pull_request, .. } | Self::ChecksFailed { pull_request, .. } => Some(*pull_request),
-            Self::Chat { .. } | Self::CommandLine => None,
+            Self::Chat { .. } | Self::Hook { .. } | Self::CommandLine => None,
         }
     }
 
@@ -241,9 +261,17 @@ pub struct TaskRequest {
     /// What is to be done.
     #[serde(default)]
     pub work: Work,
+    /// Comments from before this moment, in the forge's time, belong to the request. `None`: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discussed_until: Option<Timestamp>,
 }
 
 impl TaskRequest {
+    /// Whether it ends in one pull request more.
+    pub fn opens_pull_request(&self) -> bool {
+        self.deliver == Deliver::PullRequest && self.revises.is_none()
+    }
+
     /// The issue that the request is about, if any. A pull request is none.
     pub fn issue(&self) -> Option<u64> {
         self.source.thread().filter(|_| self.revises.is_none())
@@ -322,6 +350,12 @@ pub struct Task {
     /// Set when somebody asked for it to end with what is there: no further round of the agent begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_requested: Option<Actor>,
+    /// When somebody last did something with its open pull request, or said something there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noticed_at: Option<Timestamp>,
+    /// When it was said on its pull request that nobody does anything with it; until somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_at: Option<Timestamp>,
     /// When it was stored.
     pub created_at: Timestamp,
     /// When its state last changed.
@@ -331,7 +365,7 @@ pub struct Task {
 impl Task {
     /// A new task, ready to be leased at once.
     pub fn new(id: TaskId, request: TaskRequest, now: Timestamp) -> Self {
-        let state = TaskState::Queued { not_before: now };
+        let state = TaskState::Queued { not_before: now, waits: None };
         Self {
             id,
             request,
@@ -345,6 +379,8 @@ impl Task {
             anchor: None,
             cancel_requested: None,
             finish_requested: None,
+            noticed_at: None,
+            stale_at: None,
             created_at: now,
             updated_at: now,
         }
@@ -430,6 +466,7 @@ pub(crate) mod tests {
             resources: Resources::default(),
             revises: None,
             work: Work::default(),
+            discussed_until: None,
         }
     }
 

@@ -12,7 +12,9 @@ mod commit;
 mod markdown;
 mod prompt;
 mod pull_request;
+mod stale;
 mod status_comment;
+mod triggers;
 
 use std::sync::LazyLock;
 
@@ -26,7 +28,9 @@ pub use clean::{clean_untrusted, cut, one_line, redact_tokens};
 pub use commit::{CommitMessage, commit_message, subject};
 pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
 pub use pull_request::{PullRequestText, pull_request};
+pub use stale::{StaleNote, stale, stale_marker};
 pub use status_comment::{FailureLine, StatusComment, status_comment, status_marker};
+pub use triggers::{Sent, TRIGGERS, Trigger, TriggerError, TriggerTexts, Triggered};
 
 /// A template that could not be rendered: a defect of ours, since every template is rendered by a test.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("repair_prompt.md.j2", include_str!("../repair_prompt.md.j2")),
         ("commit.txt.j2", include_str!("../commit.txt.j2")),
         ("pull_request.md.j2", include_str!("../pull_request.md.j2")),
+        ("stale.md.j2", include_str!("../stale.md.j2")),
         ("status_comment.md.j2", include_str!("../status_comment.md.j2")),
     ] {
         env.add_template(name, source).expect("an embedded template that does not parse fails every test");

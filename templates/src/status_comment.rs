@@ -20,6 +20,8 @@ pub struct StatusComment<'a> {
     pub state: &'a str,
     /// Failed attempts so far.
     pub failures: u32,
+    /// Why a queued task is not taken up yet; one sentence without a full stop.
+    pub waits: Option<&'a str>,
     /// Somebody asked for it to stop, and it has not stopped yet.
     pub stopping: bool,
     /// Login of who stopped it.
@@ -119,6 +121,7 @@ mod tests {
             task_id: "0190a0b0c0d0700080009000a1b2c3d4",
             state,
             failures: 0,
+            waits: None,
             stopping: false,
             stopped_by: None,
             pull_request: None,
@@ -162,8 +165,23 @@ mod tests {
 
     #[test]
     fn a_task_that_waits_after_a_failure_of_ours_says_that_nobody_has_to_act() {
-        let text = status_comment(&StatusComment { failures: 1, ..context("queued") }).unwrap();
-        assert!(text.contains("**Waiting to try again** after a failure on our side (1 so far)"), "{text}");
+        let waits = Some("GitHub gave no clear answer @acme/team");
+        let text = status_comment(&StatusComment { failures: 1, waits, ..context("queued") }).unwrap();
+        let said =
+            "**Waiting to try again**: GitHub gave no clear answer `@acme/team` (1 failure so far). Nobody has to act.";
+        assert!(text.contains(said), "{text}");
+        let text = status_comment(&StatusComment { failures: 2, ..context("queued") }).unwrap();
+        assert!(text.contains("**Waiting to try again** (2 failures so far). Nobody has to act."), "{text}");
+    }
+
+    #[test]
+    fn a_task_that_waits_for_room_says_why() {
+        let waits = Some("5 pull requests of Onramp are open in acme/web, and 5 may be");
+        let text = status_comment(&StatusComment { waits, ..context("queued") }).unwrap();
+        assert!(
+            text.contains("**Waiting**: 5 pull requests of Onramp are open in acme/web, and 5 may be.\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::Method;
 use serde_json::Value;
 use tasks::Source;
-use tests::{Backend, Setup, delivery::Delivery, target};
+use tests::{Backend, Setup, delivery::Delivery, github::Fault, target};
 
 /// Every published payload with the name of its event.
 fn examples() -> Vec<(String, Value)> {
@@ -31,7 +32,7 @@ async fn every_delivery_that_github_publishes_is_taken_and_none_makes_a_task() {
     assert!(onramp.tasks().await.is_empty(), "{:#?}", onramp.tasks().await);
     onramp.drain().await;
     assert!(onramp.github.comments(tests::onramp::REPO, 1).is_empty());
-    assert_eq!(onramp.github.count(&axum::http::Method::POST, "*"), 0, "{}", onramp.github.requests_in_words());
+    assert_eq!(onramp.github.count(&Method::POST, "*"), 0, "{}", onramp.github.requests_in_words());
     onramp.end().await;
 }
 
@@ -44,6 +45,8 @@ async fn a_published_delivery_of_our_label_or_of_us_assigned_makes_the_one_task_
         config.worker.n_workers = 0;
     });
     let onramp = setup.start().await;
+    // The issue of the example is not there to be commented on, and GitHub does not answer whether it is.
+    onramp.github.fault(Method::GET, "/repos/Codertocat/*", Fault::SecondaryLimit(1200), 1000);
     let asks = |(event, payload): &&(String, Value)| {
         event == "issues" && ["labeled", "assigned"].contains(&payload["action"].as_str().unwrap_or_default())
     };
@@ -57,7 +60,10 @@ async fn a_published_delivery_of_our_label_or_of_us_assigned_makes_the_one_task_
     let tasks = onramp.tasks().await;
     let [task] = tasks.as_slice() else { panic!("{tasks:#?}") };
     assert!(matches!(task.request.source, Source::IssueAssigned { issue: 1 } | Source::IssueLabelled { issue: 1, .. }));
-    assert_eq!((task.request.repo.as_str(), task.request.actor.login.as_str()), ("Codertocat/Hello-World", "Codertocat"));
+    assert_eq!(
+        (task.request.repo.as_str(), task.request.actor.login.as_str()),
+        ("Codertocat/Hello-World", "Codertocat")
+    );
     assert!(!task.request.instruction.trusted);
     onramp.end().await;
 }

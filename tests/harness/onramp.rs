@@ -2,6 +2,7 @@
 //! own; and what has to be true when it ends, whatever the test was about.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -12,6 +13,7 @@ use orchestrator::{
     Parts, Running,
     config::{BackendChoice, Config, Model, Period, Secret, Surroundings},
     poll::Poller,
+    stale::StaleWatch,
 };
 use tasks::{AgentName, Intake, Task, TaskFilter};
 use tempfile::TempDir;
@@ -176,6 +178,8 @@ impl Setup {
             Backend::Namespace => BackendChoice::Namespace,
         };
         config.agent.default = name("scripted");
+        // Those tests that are about how much one repository bears set limits.
+        (config.pulls.max_open, config.pulls.max_per_hour, config.pulls.max_unnoticed) = (0, 0, 0);
         // Those tests that are about bases switch them on.
         config.bases.enabled = false;
         for change in self.changes {
@@ -243,6 +247,11 @@ impl Onramp {
     /// Sends a delivery to the door.
     pub async fn deliver(&self, delivery: &Delivery) -> (u16, String) {
         delivery.send(self.running.addr()).await
+    }
+
+    /// Where the door is.
+    pub fn door(&self) -> SocketAddr {
+        self.running.addr()
     }
 
     /// Every task, oldest first.
@@ -313,6 +322,11 @@ impl Onramp {
         self.running.hands().expect("tasks run in this process")
     }
 
+    /// Who looks after stale pull requests.
+    pub fn stale(&self) -> &Arc<StaleWatch> {
+        self.running.stale()
+    }
+
     /// Who asks GitHub.
     pub fn poller(&self) -> &Arc<Poller> {
         self.running.poller()
@@ -350,6 +364,14 @@ impl Onramp {
     /// # Panics
     /// When one of these is not so.
     pub async fn end(self) {
+        self.end_as(REPO).await;
+    }
+
+    /// The same where the repository has another name now.
+    ///
+    /// # Panics
+    /// As [`Onramp::end`].
+    pub async fn end_as(self, repo: &str) {
         self.drain().await;
         let tasks = self.tasks().await;
         let leased: Vec<_> = tasks.iter().filter(|task| task.state.lease().is_some()).collect();
@@ -360,7 +382,7 @@ impl Onramp {
         assert!(errors.is_empty(), "errors in the log:\n{}", errors.join("\n"));
         let objections = self.github.objections();
         assert!(objections.is_empty(), "GitHub describes these requests otherwise:\n{}", objections.join("\n"));
-        self.assert_no_secret();
+        self.assert_no_secret(repo);
     }
 
     fn sandboxes_left(&self, tasks: &[Task]) -> Vec<String> {
@@ -373,7 +395,7 @@ impl Onramp {
         }
     }
 
-    fn assert_no_secret(&self) {
+    fn assert_no_secret(&self, repo: &str) {
         let looked_at = |text: &[u8], place: &str| {
             for secret in &self.secrets {
                 let found = text.windows(secret.len()).position(|window| window == secret.as_bytes());
@@ -384,8 +406,8 @@ impl Onramp {
         looked_at(self.log.text().as_bytes(), "the log");
         for pull in self.github.pulls() {
             looked_at(format!("{pull:?}").as_bytes(), "a pull request");
-            if self.github.bare(REPO).tip(&pull.head).is_some() {
-                looked_at(format!("{:?}", self.github.branch_tree(REPO, &pull.head)).as_bytes(), "a pushed file");
+            if self.github.bare(repo).tip(&pull.head).is_some() {
+                looked_at(format!("{:?}", self.github.branch_tree(repo, &pull.head)).as_bytes(), "a pushed file");
             }
         }
         for request in self.github.requests() {

@@ -40,6 +40,7 @@ pub(crate) fn request(key: &str) -> TaskRequest {
         resources: Resources::default(),
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the door answers. Problems are RFC 9457 documents, so that a person who reads the sender's log learns what to do.
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -21,7 +23,7 @@ pub(crate) enum Taken {
     /// It told of a change outside, which was noted.
     Observed { observed: &'static str },
     /// It asks for nothing here.
-    Ignored { ignored: &'static str },
+    Ignored { ignored: Cow<'static, str> },
     /// The sender wanted to know whether anybody is here.
     Pong { pong: bool },
 }
@@ -67,6 +69,8 @@ pub(crate) enum Problem {
     NotFound,
     /// There is no secret that a delivery could be signed with.
     TakesNone,
+    /// What was sent does not fit what was configured for its sender.
+    DoesNotFit,
 }
 
 impl Problem {
@@ -99,6 +103,11 @@ impl Problem {
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong inside Onramp", "Its log says more.")
             }
+            Self::DoesNotFit => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "This does not fit the configuration",
+                "Onramp's log says what is wrong; `onramp trigger test` shows it without sending anything.",
+            ),
             Self::NotFound => (StatusCode::NOT_FOUND, "There is nothing here", "Deliveries go to /hooks/github."),
             Self::TakesNone => (
                 StatusCode::NOT_FOUND,

@@ -6,8 +6,9 @@
 
 mod answer;
 pub mod github;
+pub mod hooks;
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,6 +19,7 @@ use tasks::Intake;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use github::signature::{BadSecrets, Secrets};
+pub use hooks::Hook;
 
 use crate::answer::Problem;
 
@@ -36,6 +38,8 @@ pub struct DoorConfig {
     pub names: Vec<String>,
     /// Numeric ids of bots that may ask. All other bots are ignored.
     pub allowed_bots: Vec<u64>,
+    /// Other senders, by the name behind `/hooks/`.
+    pub hooks: BTreeMap<String, Hook>,
 }
 
 /// What every request shares.
@@ -73,7 +77,8 @@ impl Default for Limits {
     }
 }
 
-/// The routes of the door: `POST /hooks/github` (also as `/webhooks/github`) and `GET /healthz`.
+/// The routes of the door: `POST /hooks/github` (also as `/webhooks/github`), `POST /hooks/NAME` for what else is
+/// configured, and `GET /healthz`.
 pub fn router(intake: Arc<dyn Intake>, config: DoorConfig) -> Router {
     routes(Door { intake, config: Arc::new(config), limits: Limits::default() })
 }
@@ -82,6 +87,7 @@ fn routes(door: Door) -> Router {
     Router::new()
         .route("/hooks/github", post(github::receive))
         .route("/webhooks/github", post(github::receive))
+        .route("/hooks/{name}", post(hooks::receive))
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || Problem::NotFound)
         .with_state(door)

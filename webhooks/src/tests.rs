@@ -115,6 +115,7 @@ fn config() -> DoorConfig {
         repositories: vec![],
         names: vec!["onramp".into()],
         allowed_bots: vec![],
+        hooks: BTreeMap::new(),
     }
 }
 
@@ -213,6 +214,7 @@ async fn a_labelled_issue_becomes_one_request_with_the_sender_as_actor() {
         },
         revises: None,
         work: Change,
+        discussed_until: None,
     }
     "#);
 }
@@ -236,7 +238,9 @@ async fn both_paths_lead_to_the_same_door() {
     let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
     assert_eq!(send(&rig, get("/healthz")).await, (StatusCode::OK, json!("ok\n")));
     assert_eq!(send(&rig, get("/hooks/github")).await.0, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(send(&rig, get("/hooks/nobody")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(send(&rig, get("/nowhere")).await.0, StatusCode::NOT_FOUND);
+    let to_nobody = Request::post("/hooks/nobody").body(Body::empty()).unwrap();
+    assert_eq!(send(&rig, to_nobody).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -551,6 +555,16 @@ async fn what_is_said_without_asking_is_forgotten() {
         payload["review"] = json!({"id": 5, "state": state, "body": body});
         payload
     };
+    let on_pull = |text: &str| {
+        let mut payload = commented(text);
+        payload["issue"]["pull_request"] = json!({});
+        payload
+    };
+    let line_comment = {
+        let mut payload = on_pull("why?");
+        payload["pull_request"] = json!({"number": 12});
+        payload
+    };
     let suite = |conclusion: &str, numbers: Value| {
         let mut payload = labelled();
         payload["action"] = json!("completed");
@@ -569,7 +583,7 @@ async fn what_is_said_without_asking_is_forgotten() {
         ("issue_comment", by_a_bot),
         ("issue_comment", by_another),
         ("issue_comment", commented("what does /onramp do?")),
-        ("pull_request_review", review("approved", "Nice.")),
+        ("issue_comment", on_pull("<!-- onramp:stale=1 -->\nNobody has done anything")),
         ("check_suite", suite("success", json!([{"number": 3}]))),
         ("check_suite", suite("failure", json!([]))),
         ("push", push("refs/heads/feature")),
@@ -583,6 +597,9 @@ async fn what_is_said_without_asking_is_forgotten() {
         ("pull_request_review", review("changes_requested", "")),
         ("pull_request_review", review("commented", "@onramp look")),
         ("pull_request_review", review("commented", "Nice.")),
+        ("pull_request_review", review("approved", "Nice.")),
+        ("issue_comment", on_pull("Nice.")),
+        ("pull_request_review_comment", line_comment),
         ("check_suite", suite("failure", json!([{"number": 3}]))),
         ("push", push("refs/heads/main")),
     ] {

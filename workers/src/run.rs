@@ -22,7 +22,7 @@ use crate::{
     egress::{Egress, ModelProviders},
     environment,
     fence::Fence,
-    forge::{Forge, Permission},
+    forge::{Forge, Permission, Said},
     gpu::{self, Borrowed, Gpus},
     patch::{ExtractLimits, Patch},
     policy::{self, AllowedPatch},
@@ -134,7 +134,7 @@ async fn attempt(
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
     let prepared = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
-    let Prepared { mirror, base, config, revision } = match prepared {
+    let Prepared { mirror, base, config, revision, discussion } = match prepared {
         Ready::Work(prepared) => *prepared,
         Ready::Ended(outcome) => {
             finish_revision(hands, task, fence, &outcome).await?;
@@ -145,7 +145,7 @@ async fn attempt(
     let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, progress, cancel);
     let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
-    let mut conversation = Conversation::open(task, &base, &config, revision.as_ref(), &artifacts)?;
+    let mut conversation = Conversation::open(task, &base, &config, revision.as_ref(), &discussion, &artifacts)?;
     // A merge without conflicts speaks for itself: the agent is only asked when the checks have something against it.
     let mut needs_agent = !revision.as_ref().is_some_and(Revision::is_merged);
     let verified = loop {
@@ -237,6 +237,8 @@ struct Prepared {
     base: Base,
     config: RepoConfig,
     revision: Option<Revision>,
+    /// What people had said about it when it was asked.
+    discussion: Vec<Said>,
 }
 
 /// Whether there is something to do.
@@ -250,13 +252,21 @@ async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Pro
     let request = &task.request;
     // Without an id the forge would be asked about Onramp itself: only the person at this machine may go without one.
     let known = request.actor.id.is_some() || request.source == Source::CommandLine;
-    if !known || hands.forge.permission(&request.repo, &request.actor).await? < Permission::Write {
+    // For a hook the operator said which repositories it may ask for, and the door held it to that.
+    let is_hook = matches!(request.source, Source::Hook { .. });
+    if !is_hook && (!known || hands.forge.permission(&request.repo, &request.actor).await? < Permission::Write) {
         let message = format!(
             "{} has no write permission on {}, so the request was not taken up",
             request.actor.login, request.repo
         );
         return Err(Failure::new(Code::PermissionDenied, message));
     }
+    let discussion = match (request.issue(), request.discussed_until) {
+        (Some(issue), Some(until)) => {
+            hands.forge.discussion(&request.repo, issue, until, request.source.comment()).await?
+        }
+        _ => Vec::new(),
+    };
     let now = Revision::asked_for(hands.forge.as_ref(), task).await?;
     let remote = hands.forge.remote(&request.repo).await?;
     let wanted = now.as_ref().map(|now| &now.base).or(request.base.as_ref()).map(|base| base.as_str());
@@ -280,12 +290,12 @@ async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Pro
     let is_default = request.base.is_none() && now.is_none();
     hands.bases.want(&request.repo, is_default.then_some(&base.commit));
     let Some(now) = now else {
-        return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, revision: None })));
+        return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, revision: None, discussion })));
     };
     Ok(match Revision::start(&mirror, now, &base, task, &hands.identity).await? {
         Start::Work(revision, base) => {
             progress.step(format!("starts from {} of {}", base.commit.short(), revision.pull_request.url));
-            Ready::Work(Box::new(Prepared { mirror, base, config, revision: Some(*revision) }))
+            Ready::Work(Box::new(Prepared { mirror, base, config, revision: Some(*revision), discussion }))
         }
         Start::Published(pull_request) => Ready::Ended(Outcome::PullRequestUpdated { pull_request }),
         Start::UpToDate => Ready::Ended(Outcome::NothingChanged),

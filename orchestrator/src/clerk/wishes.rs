@@ -89,6 +89,7 @@ impl Clerk {
             },
             revises: is_ours.then_some(asked.number),
             instruction: Instruction { title, body, trusted, about },
+            discussed_until: asked.discussed_until.filter(|_| !is_ours),
             ..blank(key.clone(), &asked.repo, &asked.by)
         };
         self.queue.enqueue(request).await?;
@@ -113,6 +114,7 @@ impl Clerk {
             revises: Some(number),
             instruction: Instruction { title, body: String::new(), trusted: true, about: String::new() },
             work: Work::Rebase,
+            discussed_until: None,
             ..blank(key, repo, by)
         };
         self.queue.enqueue(request).await?;
@@ -326,6 +328,7 @@ fn blank(key: DedupeKey, repo: &RepoName, by: &Actor) -> TaskRequest {
         resources: Resources::default(),
         revises: None,
         work: Work::Change,
+        discussed_until: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod operate;
 mod run;
 mod serve;
 mod show;
+mod trigger;
 mod worker;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -69,8 +70,13 @@ enum Subcommands {
     Show(operate::ShowArgs),
     /// Put a failed, rejected, empty or stopped task back into the queue
     Requeue(operate::TaskArgs),
+    /// Let a repository go on in which nobody did anything with the last pull requests
+    Resume(operate::ResumeArgs),
     /// Stop a task that waits or runs
     Cancel(operate::TaskArgs),
+    /// Look at the definitions by which webhooks of other services become tasks
+    #[command(subcommand)]
+    Trigger(trigger::TriggerCommand),
     /// Check the journal, which is the audit log, or read it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -148,7 +154,9 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::List(_)
         | Subcommands::Show(_)
         | Subcommands::Requeue(_)
+        | Subcommands::Resume(_)
         | Subcommands::Cancel(_)
+        | Subcommands::Trigger(_)
         | Subcommands::Audit(_) => {}
     }
     let config = configured(&cli.global)?;
@@ -168,7 +176,9 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::List(args) => operate::list(&setting, args).await,
         Subcommands::Show(args) => operate::show(&setting, args).await,
         Subcommands::Requeue(args) => operate::requeue(&setting, args).await,
+        Subcommands::Resume(args) => operate::resume(&setting, args).await,
         Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
+        Subcommands::Trigger(command) => trigger::run(&setting, command),
         Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
     }

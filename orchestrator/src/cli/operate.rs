@@ -1,4 +1,4 @@
-//! What an operator does with tasks: `onramp list`, `show`, `requeue` and `cancel`.
+//! What an operator does with tasks: `onramp list`, `show`, `requeue`, `resume` and `cancel`.
 
 use clap::Args;
 use tasks::{Evidence, Failure, RepoName, Task, TaskState, Timestamp};
@@ -44,6 +44,12 @@ pub(super) struct TaskArgs {
     task: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    /// The repository, as owner/name
+    repo: RepoName,
+}
+
 pub(super) async fn list(setting: &Setting, args: ListArgs) -> Result<u8, Failure> {
     let ListArgs { repo, unfinished, dead, limit, json } = args;
     let answer = ask(setting, Question::List { repo, unfinished, dead, limit }).await?;
@@ -56,7 +62,11 @@ pub(super) async fn list(setting: &Setting, args: ListArgs) -> Result<u8, Failur
         let issue = request.issue().map_or_else(String::new, |issue| format!("#{issue}"));
         let title = plain(&request.instruction.title);
         let when = when(task.created_at);
-        format!("{}  {:<11} {when}  {}{issue}  {title:.80}", id.short(), state.word(), request.repo)
+        let waits = match state {
+            TaskState::Queued { waits: Some(waits), .. } => format!("\n          waits: {}", plain(waits.why())),
+            _ => String::new(),
+        };
+        format!("{}  {:<11} {when}  {}{issue}  {title:.80}{waits}", id.short(), state.word(), request.repo)
     });
     let lines: Vec<_> = lines.collect();
     print(&lines);
@@ -86,6 +96,12 @@ pub(super) async fn cancel(setting: &Setting, args: TaskArgs) -> Result<u8, Fail
     tell(ask(setting, Question::Cancel { task: args.task, by }).await?)
 }
 
+pub(super) async fn resume(setting: &Setting, args: ResumeArgs) -> Result<u8, Failure> {
+    ask(setting, Question::Resume { repo: args.repo.clone() }).await?;
+    print(&[format!("{} goes on", args.repo)]);
+    Ok(0)
+}
+
 async fn ask(setting: &Setting, question: Question) -> Result<Answer, Failure> {
     let options = wiring::queue_options(&setting.config, queue::steady_clock(now()));
     control::ask(&setting.config.data_dir()?, options, question).await
@@ -111,8 +127,9 @@ fn describe(task: &Task, evidence: Option<&Evidence>) {
         format!("attempts  {}, of which {} failed and {} lost their worker", task.attempt, task.failures, task.crashes),
     ];
     match state {
-        TaskState::Queued { not_before } if *not_before > now() => {
+        TaskState::Queued { not_before, waits } if *not_before > now() => {
             lines.push(format!("waits     until {}", when(*not_before)));
+            lines.extend(waits.as_ref().map(|waits| format!("because   {}", plain(waits.why()))));
         }
         TaskState::Running { lease, .. } => {
             lines.push(format!("worker    {}, lease until {}", lease.worker, when(lease.expires_at)));

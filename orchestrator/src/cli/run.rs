@@ -89,6 +89,7 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
         resources: Resources { gpu: args.gpu.clone() },
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     };
     let mut task = Task::new(TaskId::new(now()), request, now());
     task.attempt = 1;

@@ -138,6 +138,7 @@ fn request(repo: &str, issue: Option<u64>) -> TaskRequest {
         resources: Resources::default(),
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     }
 }
 
@@ -296,7 +297,7 @@ async fn a_task_without_an_issue_gets_no_comment() {
     room.queue.enqueue(request("acme/web", None)).await.unwrap();
     assert_eq!(room.deliver().await, 0);
     assert_eq!(room.n_writes(), 0);
-    assert!(room.queue.cursor(CURSOR).await.unwrap() > 0);
+    assert!(room.queue.cursor("notify").await.unwrap() > 0);
 }
 
 #[tokio::test]

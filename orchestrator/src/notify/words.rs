@@ -1,6 +1,6 @@
 //! What is said of a task in its state of now.
 
-use tasks::{Code, Evidence, Failure, Task, TaskState, Violation};
+use tasks::{Code, Evidence, Failure, Task, TaskState, Violation, Wait};
 use workers::{forge::Reaction, text};
 
 /// What a state looks like at a glance; `None`: nothing new.
@@ -56,6 +56,7 @@ pub(super) fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String
         task_id: &id,
         state: task.state.word(),
         failures: task.failures,
+        waits: None,
         stopping: task.cancel_requested.is_some() && task.state.is_unfinished(),
         stopped_by: None,
         pull_request: None,
@@ -66,7 +67,8 @@ pub(super) fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String
         kept: None,
     };
     match &task.state {
-        TaskState::Queued { .. } | TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
+        TaskState::Queued { waits, .. } => context.waits = waits.as_ref().map(Wait::why),
+        TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
         TaskState::PullRequestOpen { pull_request }
         | TaskState::Updated { pull_request }
         | TaskState::Merged { pull_request }

@@ -240,6 +240,7 @@ impl Committer {
         }
         let head = self.journal.head();
         let written = self.index.as_ref().map_or(Ok(()), |index| index.write(&changes, head));
+        changes.tasks.values().for_each(|stored| self.unfinished.note_pull(&stored.task));
         self.shared.head.send_replace(head);
         if changes.tasks.values().any(|stored| !matches!(stored.task.state, TaskState::Running { .. })) {
             self.shared.ready.send_replace(());

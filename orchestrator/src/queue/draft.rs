@@ -5,7 +5,7 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, TaskEvent, TaskId, TaskState, Timestamp,
+    Actor, DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, Task, TaskEvent, TaskId, TaskState, Timestamp,
 };
 
 use super::{
@@ -287,6 +287,16 @@ impl<'a> Draft<'a> {
             Some(stored) => Ok(stored.clone()),
             None => Err(self.unfinished.next_due()),
         }
+    }
+
+    /// Until when and why a task has to wait for room in its repository, if it has to.
+    pub(super) fn waits_for_room(&self, task: &Task, now: Timestamp) -> Option<(Timestamp, String)> {
+        self.unfinished.waits_for_room(task, &self.options.pulls, now)
+    }
+
+    /// Those that wait for room though there is some.
+    pub(super) fn with_room(&self, now: Timestamp) -> Vec<TaskId> {
+        self.unfinished.with_room(&self.options.pulls, now)
     }
 
     pub(super) fn task_of_key(&mut self, key: &DedupeKey) -> Result<Option<TaskId>, QueueError> {

@@ -29,6 +29,7 @@ use tasks::{DedupeKey, Evidence, RepoName, Task, TaskFilter, TaskId};
 use super::{
     journal::Head,
     keys,
+    ready::RecoveredPull,
     record::{self, Reported},
     row::{AppliedRow, Row, Sum},
 };
@@ -255,6 +256,20 @@ impl Index {
             if fits && (!filter.unfinished || row.state.is_unfinished()) {
                 found.push(self.stored(id, row)?.task);
             }
+        }
+        Ok(found)
+    }
+
+    /// The tasks that opened pull requests, as far as those matter. Their requests are not read.
+    pub(super) fn pulls(&self) -> Result<Vec<RecoveredPull>, IndexError> {
+        let ids =
+            guarded(|| Ok(self.rows.scan_prefix([keys::PULL_REQUEST]).values().collect::<Result<Vec<_>, _>>()?))?;
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let task = id_in(Some(id))?.ok_or_else(|| damaged("the list of pull requests", "an empty entry"))?;
+            let bytes = self.get(&keys::task(task))?.ok_or_else(|| damaged("a task", "its pull request is there"))?;
+            let Row { repo, state, updated_at, noticed_at, .. } = decode("a task", &bytes)?;
+            found.push(RecoveredPull { task, repo, state, updated_at, noticed_at });
         }
         Ok(found)
     }

@@ -14,6 +14,9 @@ pub(super) const CURSOR: u8 = b'c';
 /// Unfinished tasks by age.
 pub(super) const UNFINISHED: u8 = b'u';
 
+/// Tasks by the pull request that they opened.
+pub(super) const PULL_REQUEST: u8 = b'p';
+
 fn key(letter: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(rest.len() + 1);
     key.push(letter);
@@ -58,7 +61,7 @@ pub(super) fn cursor(name: &str) -> Vec<u8> {
 
 /// A pull request: the repository, a zero byte (no name holds one), the number.
 pub(super) fn pull_request(repo: &RepoName, number: u64) -> Vec<u8> {
-    let mut key = key(b'p', repo.as_str().as_bytes());
+    let mut key = key(PULL_REQUEST, repo.as_str().as_bytes());
     key.push(0);
     key.extend_from_slice(&number.to_be_bytes());
     key

@@ -20,6 +20,7 @@ mod index;
 mod keys;
 mod lock;
 mod options;
+mod pulls;
 mod ready;
 mod row;
 mod turns;
@@ -39,7 +40,7 @@ use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
     Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, RepoName, Report, Stage,
-    Task, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
+    Task, TaskEvent, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ use self::{
     ready::Unfinished,
 };
 pub use self::{
-    options::{Clock, QueueOptions, steady_clock},
+    options::{Clock, PullLimits, QueueOptions, steady_clock},
     record::QueueRecord,
 };
 
@@ -147,6 +148,9 @@ impl Queue {
         let (lasts_until, latest) = (now + options.lease, now + LONGEST_WAIT);
         for stored in index.unfinished().map_err(|error| store_failure(dir, error.into()))? {
             unfinished.put_recovered(stored, lasts_until, latest);
+        }
+        for pull in index.pulls().map_err(|error| store_failure(dir, error.into()))? {
+            unfinished.recover_pull(&pull);
         }
         Self::start(options, files, journal, index, unfinished).map_err(|error| unavailable(&error))
     }
@@ -243,6 +247,22 @@ impl Queue {
     /// When each lease ends, now and after every change.
     pub fn leases(&self) -> watch::Receiver<HashMap<TaskId, Timestamp>> {
         self.shared.leases.subscribe()
+    }
+
+    /// Takes note that somebody did something with the open pull request of a task, at this moment.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidTransition`] when it has none.
+    pub async fn notice(&self, task: TaskId, at: Timestamp) -> Result<(), QueueError> {
+        self.submit(move |draft| draft.apply(task, TaskEvent::Noticed, at)).await
+    }
+
+    /// Takes note that it was said on the open pull request of a task that nobody does anything with it.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidTransition`] when it has none.
+    pub async fn found_stale(&self, task: TaskId, now: Timestamp) -> Result<(), QueueError> {
+        self.submit(move |draft| draft.apply(task, TaskEvent::FoundStale, now)).await
     }
 
     /// What the last attempt that reached verification has to show.

@@ -407,7 +407,7 @@ impl World {
         assert_eq!(self.queue().cursor("reader").await.unwrap(), self.read);
         for (task, known) in listed.iter().rev().zip(&self.tasks) {
             match (&task.state, &known.at) {
-                (TaskState::Queued { not_before: found }, At::Queued { not_before, .. }) => {
+                (TaskState::Queued { not_before: found, .. }, At::Queued { not_before, .. }) => {
                     assert_eq!(found, not_before)
                 }
                 (TaskState::Running { lease, .. }, At::Running { until, .. }) => assert_eq!(lease.expires_at, *until),

@@ -15,6 +15,17 @@ pub fn steady_clock(start: Timestamp) -> Clock {
     Arc::new(move || start + Duration::from_std(began.elapsed()).unwrap_or(Duration::MAX))
 }
 
+/// How many pull requests of Onramp one repository bears; 0: any number. A task over a limit waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PullLimits {
+    /// Open at the same time.
+    pub open: usize,
+    /// Opened within an hour.
+    pub per_hour: usize,
+    /// Opened since somebody last did something with one of them, or said something there.
+    pub unnoticed: usize,
+}
+
 /// How a queue behaves.
 #[derive(Clone)]
 pub struct QueueOptions {
@@ -30,6 +41,8 @@ pub struct QueueOptions {
     pub parallel_per_repository: usize,
     /// How many tasks of one person may wait; one more is refused. 0: any number.
     pub queued_per_actor: usize,
+    /// How many pull requests one repository bears.
+    pub pulls: PullLimits,
     /// Whether checkpoints are made.
     pub checkpoints: bool,
     /// How many closed segments are kept though a checkpoint stands for them; 0: all, since they are the audit log.
@@ -48,6 +61,7 @@ impl QueueOptions {
             priority: Arc::new(|_| Priority::Normal),
             parallel_per_repository: 0,
             queued_per_actor: 0,
+            pulls: PullLimits::default(),
             checkpoints: true,
             keep_segments: 0,
             segment_bytes: 64 << 20,

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tasks::{Actor, RepoName, TaskId, TaskState, Timestamp};
+use tasks::{Actor, RepoName, Task, TaskId, TaskState, Timestamp, Wait};
 
 use super::{
     index::Stored,
+    options::PullLimits,
+    pulls::Pulls,
     turns::{Place, Requester, Turns},
 };
 
@@ -28,10 +30,25 @@ pub(super) struct Unfinished {
     due: Turns,
     /// How many of each repository are at work. No entry is zero.
     at_work: HashMap<RepoName, usize>,
+    /// How many of those will open a pull request. No entry is zero.
+    opening: HashMap<RepoName, usize>,
+    /// What waits for room in its repository, oldest first. No entry is empty.
+    held: HashMap<RepoName, BTreeMap<u64, TaskId>>,
+    /// The pull requests that durable tasks came to.
+    pulls: Pulls,
     /// How many of each requester wait. No entry is zero.
     waiting: HashMap<Requester, usize>,
     /// Requesters who had too many waiting and were told so, by this task; until one of theirs is taken again.
     refused: HashMap<Requester, TaskId>,
+}
+
+/// What a finished task says of its pull request.
+pub(super) struct RecoveredPull {
+    pub(super) task: TaskId,
+    pub(super) repo: RepoName,
+    pub(super) state: TaskState,
+    pub(super) updated_at: Timestamp,
+    pub(super) noticed_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,14 +63,22 @@ impl Unfinished {
         let id = stored.task.id;
         self.remove(id);
         match &stored.task.state {
-            TaskState::Queued { not_before } => {
+            TaskState::Queued { not_before, waits } => {
                 self.expiries.remove(&id);
+                if matches!(waits, Some(Wait::Room { .. })) {
+                    let repo = stored.task.request.repo.clone();
+                    self.held.entry(repo).or_default().insert(stored.enqueued, id);
+                }
                 self.later.insert((*not_before, stored.enqueued, id));
                 self.waits_until.insert(id, *not_before);
                 *self.waiting.entry(Requester::from(&stored.task.request.actor)).or_default() += 1;
             }
             TaskState::Running { lease, .. } => {
-                *self.at_work.entry(stored.task.request.repo.clone()).or_default() += 1;
+                let request = &stored.task.request;
+                *self.at_work.entry(request.repo.clone()).or_default() += 1;
+                if request.opens_pull_request() {
+                    *self.opening.entry(request.repo.clone()).or_default() += 1;
+                }
                 // A renewal may have moved the end past what the task says.
                 let expiry = self.expiries.entry(id).or_insert(Expiry { attempt: lease.attempt, at: lease.expires_at });
                 if expiry.attempt != lease.attempt {
@@ -120,6 +145,41 @@ impl Unfinished {
         self.promote(now);
         let Self { due, at_work, .. } = self;
         due.next(|repo| parallel == 0 || at_work.get(repo).is_none_or(|n| *n < parallel))
+    }
+
+    /// Takes note of what became of a task's pull request, once that is durable.
+    pub(super) fn note_pull(&mut self, task: &Task) {
+        self.pulls.take(&task.request.repo, task.id, &task.state, task.updated_at, task.noticed_at);
+    }
+
+    /// Takes note of a pull request after a start.
+    pub(super) fn recover_pull(&mut self, recovered: &RecoveredPull) {
+        let RecoveredPull { task, repo, state, updated_at, noticed_at } = recovered;
+        self.pulls.take(repo, *task, state, *updated_at, *noticed_at);
+    }
+
+    /// Until when and why a task has to wait for room in its repository, if it has to.
+    pub(super) fn waits_for_room(
+        &self,
+        task: &Task,
+        limits: &PullLimits,
+        now: Timestamp,
+    ) -> Option<(Timestamp, String)> {
+        let repo = &task.request.repo;
+        let n_opening = self.opening.get(repo).copied().unwrap_or(0);
+        task.request.opens_pull_request().then(|| self.pulls.wait(repo, n_opening, limits, now))?
+    }
+
+    /// Those that wait for room in their repository though there is some, oldest first.
+    pub(super) fn with_room(&self, limits: &PullLimits, now: Timestamp) -> Vec<TaskId> {
+        let mut found = Vec::new();
+        for (repo, held) in &self.held {
+            let n_opening = self.opening.get(repo).copied().unwrap_or(0);
+            let free = (n_opening..).zip(held.values());
+            let free = free.take_while(|(n, _)| self.pulls.wait(repo, *n, limits, now).is_none());
+            found.extend(free.map(|(_, id)| *id));
+        }
+        found
     }
 
     /// How many tasks of this person wait.
@@ -191,9 +251,20 @@ impl Unfinished {
                     self.later.remove(&(at, stored.enqueued, id));
                 }
                 self.due.remove(&place(&stored));
+                if let Some(held) = self.held.get_mut(&request.repo) {
+                    held.remove(&stored.enqueued);
+                    if held.is_empty() {
+                        self.held.remove(&request.repo);
+                    }
+                }
                 count_down(&mut self.waiting, &Requester::from(&request.actor));
             }
-            _ => count_down(&mut self.at_work, &request.repo),
+            _ => {
+                count_down(&mut self.at_work, &request.repo);
+                if request.opens_pull_request() {
+                    count_down(&mut self.opening, &request.repo);
+                }
+            }
         }
         if let Some(place) = request.source.place() {
             let key = (request.repo.clone(), place);

@@ -162,6 +162,10 @@ impl QueueRecord {
             | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
+            | TaskEvent::HeldBack { .. }
+            | TaskEvent::LetGo
+            | TaskEvent::Noticed
+            | TaskEvent::FoundStale
             | TaskEvent::PullRequestMerged
             | TaskEvent::PullRequestClosed
             | TaskEvent::PullRequestReopened => None,
@@ -235,6 +239,10 @@ impl Reported {
             | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
             | TaskEvent::Requeued
+            | TaskEvent::HeldBack { .. }
+            | TaskEvent::LetGo
+            | TaskEvent::Noticed
+            | TaskEvent::FoundStale
             | TaskEvent::PullRequestMerged
             | TaskEvent::PullRequestClosed
             | TaskEvent::PullRequestReopened => Ok(None),

@@ -14,6 +14,10 @@ pub(super) struct Row {
     reported: Option<Reported>,
     pub(super) repo: RepoName,
     pub(super) state: TaskState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) noticed_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stale_at: Option<Timestamp>,
     attempt: u32,
     failures: u32,
     crashes: u32,
@@ -25,7 +29,7 @@ pub(super) struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     finish_requested: Option<Actor>,
     created_at: Timestamp,
-    updated_at: Timestamp,
+    pub(super) updated_at: Timestamp,
 }
 
 impl From<&Stored> for Row {
@@ -37,6 +41,8 @@ impl From<&Stored> for Row {
             reported: stored.reported.clone(),
             repo: task.request.repo.clone(),
             state: task.state.clone(),
+            noticed_at: task.noticed_at,
+            stale_at: task.stale_at,
             attempt: task.attempt,
             failures: task.failures,
             crashes: task.crashes,
@@ -67,6 +73,8 @@ impl Row {
             anchor: None,
             cancel_requested: self.cancel_requested,
             finish_requested: self.finish_requested,
+            noticed_at: self.noticed_at,
+            stale_at: self.stale_at,
             created_at: self.created_at,
             updated_at: self.updated_at,
         };

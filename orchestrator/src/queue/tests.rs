@@ -110,6 +110,7 @@ pub(super) fn request(repo: &str, issue: u64, key: &str) -> TaskRequest {
         resources: Resources::default(),
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     }
 }
 
@@ -627,7 +628,7 @@ async fn a_task_that_waits_for_its_retry_is_not_leased_early() {
     let id = room.enqueue(nth(1)).await;
     let (_, lease) = room.lease("w1").await;
     room.queue.report(&lease, failed(Code::ForgeUnavailable)).await.unwrap();
-    let TaskState::Queued { not_before } = room.queue.get(id).await.unwrap().unwrap().state else { panic!() };
+    let TaskState::Queued { not_before, .. } = room.queue.get(id).await.unwrap().unwrap().state else { panic!() };
     let room = room.reopened(|_| {}).await;
     while room.clock.now() < not_before {
         assert!(room.queue.lease_once(&name("w1")).await.unwrap().is_none());

@@ -111,12 +111,20 @@ pub(super) fn observe(draft: &mut Draft<'_>, key: DedupeKey, change: Change, now
                 cancel(draft, id, by.clone(), now)?;
             }
         }
+        Change::Noticed { repo, number } => {
+            let Some(task) = draft.task_of_pull_request(repo, *number)? else { return Ok(()) };
+            note(draft, Some(task), TaskEvent::Noticed, now)?;
+        }
         // Whether they may is not known yet: who reads the events asks, and acts.
-        Change::Asked(_)
-        | Change::Said(_)
-        | Change::Reviewed { .. }
-        | Change::ChecksFailed { .. }
-        | Change::BranchMoved { .. } => {}
+        Change::Asked(asked) if asked.on_pull_request => {
+            let task = draft.task_of_pull_request(&asked.repo, asked.number)?;
+            note(draft, task, TaskEvent::Noticed, now)?;
+        }
+        Change::Reviewed { repo, number, .. } => {
+            let task = draft.task_of_pull_request(repo, *number)?;
+            note(draft, task, TaskEvent::Noticed, now)?;
+        }
+        Change::Asked(_) | Change::Said(_) | Change::ChecksFailed { .. } | Change::BranchMoved { .. } => {}
     }
     // Last, so that a write that was cut short between them is simply observed again.
     draft.stage(QueueRecord::Observed { key, at: now, change })
@@ -152,9 +160,18 @@ pub(super) fn lease(
     lasts: Duration,
     now: Timestamp,
 ) -> Result<Result<(Task, Lease), Option<Timestamp>>, QueueError> {
-    let stored = match draft.next_ready(now) {
-        Ok(stored) => stored,
-        Err(next) => return Ok(Err(next)),
+    for id in draft.with_room(now) {
+        draft.apply(id, TaskEvent::LetGo, now)?;
+    }
+    let stored = loop {
+        let stored = match draft.next_ready(now) {
+            Ok(stored) => stored,
+            Err(next) => return Ok(Err(next)),
+        };
+        match draft.waits_for_room(&stored.task, now) {
+            Some((not_before, why)) => draft.apply(stored.task.id, TaskEvent::HeldBack { not_before, why }, now)?,
+            None => break stored,
+        }
     };
     let id = stored.task.id;
     let lease = Lease { task: id, worker, attempt: stored.task.attempt + 1, expires_at: now + lasts };

@@ -119,6 +119,7 @@ impl Rig {
             resources: Resources::default(),
             revises: None,
             work: tasks::Work::default(),
+            discussed_until: None,
         };
         self.queue.enqueue(request).await.unwrap().id()
     }

@@ -207,6 +207,7 @@ fn request(id: &str, body: &[u8]) -> Option<TaskRequest> {
         resources: Resources::default(),
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     })
 }
 

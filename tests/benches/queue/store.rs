@@ -40,5 +40,6 @@ pub(crate) fn request(n: u64) -> TaskRequest {
         resources: Resources::default(),
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     }
 }

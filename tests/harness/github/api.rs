@@ -18,6 +18,7 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) body: Value,
     pub(super) link: Option<String>,
+    pub(super) location: Option<String>,
 }
 
 /// What a route says: both sides are answers, and the right one ends the matter early.
@@ -25,21 +26,21 @@ pub(super) type Answer = Result<Reply, Reply>;
 
 impl Reply {
     pub(super) fn ok(body: Value) -> Self {
-        Self { status: 200, body, link: None }
+        Self { status: 200, body, link: None, location: None }
     }
 
     pub(super) fn created(body: Value) -> Self {
-        Self { status: 201, body, link: None }
+        Self { status: 201, body, link: None, location: None }
     }
 
     pub(super) fn error(status: u16, message: &str) -> Self {
         let docs = "https://docs.github.com/rest";
-        Self { status, body: json!({ "message": message, "documentation_url": docs }), link: None }
+        Self { status, body: json!({ "message": message, "documentation_url": docs }), link: None, location: None }
     }
 
     /// Done, and there is nothing to say.
     pub(super) fn nothing() -> Self {
-        Self { status: 204, body: Value::Null, link: None }
+        Self { status: 204, body: Value::Null, link: None, location: None }
     }
 
     /// The same bytes have the same one.
@@ -52,7 +53,7 @@ impl Reply {
     /// Nothing but that it is still the same, for who knows it.
     pub(super) fn unless_known(self, known: &str) -> Self {
         match self.etag() {
-            Some(etag) if etag == known => Self { status: 304, body: Value::Null, link: None },
+            Some(etag) if etag == known => Self { status: 304, body: Value::Null, link: None, location: None },
             _ => self,
         }
     }
@@ -183,11 +184,31 @@ fn route(state: &mut State, call: &Call) -> Answer {
         }
         (_, ["repos", owner, name, rest @ ..]) => {
             let full_name = format!("{owner}/{name}");
+            if let Some(renamed) = state.find_renamed(&full_name) {
+                return Ok(moved(state, call, renamed.id, rest));
+            }
             state.find(&full_name).ok_or_else(Reply::not_found)?;
+            in_repository(&mut InRepository { state, token, name: full_name, call }, rest)
+        }
+        (_, ["repositories", id, rest @ ..]) => {
+            let found = state.repositories.iter().find(|repo| repo.id.to_string() == *id);
+            let full_name = found.ok_or_else(Reply::not_found)?.full_name();
             in_repository(&mut InRepository { state, token, name: full_name, call }, rest)
         }
         _ => Err(Reply::not_found()),
     }
+}
+
+/// Where a request has to go whose repository has another name now: by its number, as GitHub answers.
+fn moved(state: &State, call: &Call, id: u64, rest: &[&str]) -> Reply {
+    let status = if call.method == axum::http::Method::GET { 301 } else { 307 };
+    let query: Vec<_> = call.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let rest: String = rest.iter().map(|part| format!("/{part}")).collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    let to = format!("{}/repositories/{id}{rest}{query}", state.api_url());
+    let body =
+        json!({ "message": "Moved Permanently", "url": to, "documentation_url": "https://docs.github.com/rest" });
+    Reply { status, body, link: None, location: Some(to) }
 }
 
 /// A request that is about one repository.
@@ -220,7 +241,7 @@ impl InRepository<'_> {
         let link =
             (page < last).then(|| format!(r#"<{}>; rel="next", <{}>; rel="last""#, address(page + 1), address(last)));
         let items = items.into_iter().skip((page - 1) * per_page).take(per_page).collect();
-        Reply { status: 200, body: items, link }
+        Reply { status: 200, body: items, link, location: None }
     }
 }
 

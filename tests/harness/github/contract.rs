@@ -76,7 +76,11 @@ impl Operation {
 
 /// What GitHub's description has against a request; nothing when it is described just so.
 pub(super) fn objections(method: &Method, path: &str, query: &BTreeMap<String, String>, body: &[u8]) -> Vec<String> {
-    let parts: Vec<String> = path.split('/').skip(1).map(percent_decoded).collect();
+    let mut parts: Vec<String> = path.split('/').skip(1).map(percent_decoded).collect();
+    // Where GitHub leads from an old name: a repository by its number, with everything else as under its name.
+    if parts[0] == "repositories" {
+        parts.splice(..parts.len().min(2), ["repos".to_owned(), "owner".to_owned(), "name".to_owned()]);
+    }
     let described = PUBLISHED.iter().filter(|operation| operation.method == method.as_str());
     let fitting = described.filter_map(|operation| operation.fits(&parts).map(|n| (n, operation)));
     let Some((_, operation)) = fitting.max_by_key(|(n, _)| *n) else {

@@ -25,6 +25,12 @@ pub enum Fault {
     DoneThenHeld,
     /// Keeps the request until [`super::GitHub::release`], then does what was asked.
     HeldThenDone,
+    /// Does nothing and says that too much was asked at once, and for how many seconds to stay away.
+    SecondaryLimit(u64),
+    /// Does nothing and says that all of this hour's requests are used up, and in how many seconds the next hour begins.
+    UsedUp(u64),
+    /// Does nothing and answers 200 with a page of HTML, as a network does that wants a log-in first.
+    Html200,
     /// Does nothing and answers 500 with a page of HTML, as GitHub's edge does when all is lost.
     Html500,
 }
@@ -59,6 +65,27 @@ impl Fault {
             Self::HeldThenDone => {
                 server.hold().await;
                 answer(server, call).await
+            }
+            Self::SecondaryLimit(seconds) => {
+                let message =
+                    "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.";
+                let wait = [(header::RETRY_AFTER, seconds.to_string())];
+                (StatusCode::FORBIDDEN, wait, axum::Json(serde_json::json!({ "message": message }))).into_response()
+            }
+            Self::UsedUp(seconds) => {
+                let now: chrono::DateTime<chrono::Utc> = std::time::SystemTime::now().into();
+                let reset = now.timestamp() + i64::try_from(seconds).unwrap_or(i64::MAX);
+                let headers = [
+                    ("x-ratelimit-limit", "5000".to_owned()),
+                    ("x-ratelimit-remaining", "0".to_owned()),
+                    ("x-ratelimit-reset", reset.to_string()),
+                ];
+                let message = "API rate limit exceeded for installation ID 1.";
+                (StatusCode::FORBIDDEN, headers, axum::Json(serde_json::json!({ "message": message }))).into_response()
+            }
+            Self::Html200 => {
+                let page = "<!DOCTYPE html><html><body>Please log in to this network.</body></html>";
+                (StatusCode::OK, [(header::CONTENT_TYPE, "text/html")], page).into_response()
             }
             Self::Html500 => {
                 let page = "<!DOCTYPE html><html><body><h1>Unicorn!</h1></body></html>";

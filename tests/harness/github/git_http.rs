@@ -1,6 +1,6 @@
 //! Clone and push, by handing the request to `git http-backend` as a web server would, after a look at the token.
 
-use std::process::Stdio;
+use std::{path::PathBuf, process::Stdio};
 
 use axum::{
     body::Body,
@@ -38,11 +38,11 @@ impl Exchange {
 }
 
 pub(super) async fn answer(server: &Server, exchange: &Exchange, call: &Call) -> Response {
-    let root = match authorise(server, exchange, call) {
-        Ok(root) => root,
+    let place = match authorise(server, exchange, call) {
+        Ok(place) => place,
         Err(refusal) => return refusal.into_response(),
     };
-    match backend(root, exchange, call).await {
+    match backend(place, exchange, call).await {
         Ok(response) => response,
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("git http-backend: {error}")).into_response(),
     }
@@ -68,8 +68,9 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The folder of the bare repositories, when the token in the request may do this.
-fn authorise(server: &Server, exchange: &Exchange, call: &Call) -> Result<std::path::PathBuf, Refusal> {
+/// The folder of the bare repositories, and which of them it is, when the token in the request may do this. An old name
+/// leads nowhere here: whoever has asked the API knows the new one.
+fn authorise(server: &Server, exchange: &Exchange, call: &Call) -> Result<(PathBuf, String), Refusal> {
     let state = server.state();
     let anonymous = || Refusal::Anonymous;
     let basic = call.header(header::AUTHORIZATION).strip_prefix("Basic ").ok_or_else(anonymous)?;
@@ -81,14 +82,15 @@ fn authorise(server: &Server, exchange: &Exchange, call: &Call) -> Result<std::p
         return Err(Refusal::NotFound);
     };
     match token.may(need, repo) {
-        Ok(()) => Ok(state.root.clone()),
+        Ok(()) => Ok((state.root.clone(), repo.folder(&state.root))),
         Err(refusal) if refusal.status == 404 => Err(Refusal::NotFound),
         Err(_) => Err(Refusal::Denied(exchange.repo.clone())),
     }
 }
 
 /// Runs `git http-backend` by the rules of CGI (RFC 3875).
-async fn backend(root: std::path::PathBuf, exchange: &Exchange, call: &Call) -> std::io::Result<Response> {
+async fn backend(place: (PathBuf, String), exchange: &Exchange, call: &Call) -> std::io::Result<Response> {
+    let (root, folder) = place;
     let service = if exchange.writes { "git-receive-pack" } else { "git-upload-pack" };
     let query = if call.method == Method::GET { format!("service={service}") } else { String::new() };
     let mut child = Command::new("git")
@@ -98,7 +100,7 @@ async fn backend(root: std::path::PathBuf, exchange: &Exchange, call: &Call) -> 
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_PROJECT_ROOT", root)
         .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("PATH_INFO", format!("/{}.git/{}", exchange.repo, exchange.what))
+        .env("PATH_INFO", format!("/{folder}/{}", exchange.what))
         .env("REQUEST_METHOD", call.method.as_str())
         .env("QUERY_STRING", query)
         .env("CONTENT_TYPE", call.header(header::CONTENT_TYPE))

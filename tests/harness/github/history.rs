@@ -150,5 +150,5 @@ pub(super) fn attempt(state: &mut State, id: &str) -> Answer {
     let again = Try { id: state.fresh_id(), ..again };
     state.history.asked_for.push(again.delivery.clone());
     state.history.tries.push(again);
-    Ok(Reply { status: 202, body: json!({}), link: None })
+    Ok(Reply { status: 202, body: json!({}), link: None, location: None })
 }

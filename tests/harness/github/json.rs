@@ -63,7 +63,7 @@ pub(super) fn issue(state: &State, repo: &Repository, issue: &Issue) -> Value {
         "labels": labels(state, repo, &issue.labels), "locked": false, "active_lock_reason": null,
         "assignee": null, "assignees": [], "milestone": null, "author_association": "CONTRIBUTOR",
         "comments": state.comments_of(&full_name, number).count(),
-        "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z", "closed_at": null,
+        "created_at": "2026-01-02T03:04:05Z", "updated_at": issue.updated_at, "closed_at": null,
     })
 }
 
@@ -102,7 +102,7 @@ pub(super) fn pull(state: &State, repo: &Repository, pull: &Pull) -> Value {
         "merged_at": pull.merged.then(now), "closed_at": (!pull.open).then(now),
         "user": user(state, &pull.author), "labels": labels(state, repo, &pull.labels),
         "assignees": [], "requested_reviewers": reviewers, "requested_teams": [],
-        "created_at": pull.created_at, "updated_at": pull.created_at, "author_association": "NONE",
+        "created_at": pull.created_at, "updated_at": pull.updated_at, "author_association": "NONE",
     })
 }
 

@@ -22,7 +22,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -163,6 +163,25 @@ impl GitHub {
         self
     }
 
+    /// Adds a comment that was written and last changed at these moments, in the words of GitHub.
+    pub fn comment_dated(
+        &self,
+        repo: &str,
+        issue: u64,
+        author: &str,
+        body: &str,
+        written: &str,
+        changed: &str,
+    ) -> &Self {
+        let mut state = self.server.state();
+        let id = state.add_comment(repo, issue, author, body).id;
+        let comment = state.comments.iter_mut().find(|comment| comment.id == id).expect("it was just added");
+        written.clone_into(&mut comment.created_at);
+        changed.clone_into(&mut comment.updated_at);
+        drop(state);
+        self
+    }
+
     /// Commits a change to a branch of a repository, behind Onramp's back, and returns the commit.
     pub fn commit(&self, repo: &str, branch: &str, files: &[(&str, &str)]) -> String {
         self.bare(repo).commit(branch, files, "A change from elsewhere")
@@ -215,6 +234,23 @@ impl GitHub {
         state.issue_mut(repo, issue).open = false;
         state.happened("closed", repo, issue, sender, None);
         Delivery::new("issues", &json::issue_event(&state, "closed", repo, issue, None, sender))
+    }
+
+    /// Gives a repository another name. The old one leads to it, for the API and for git.
+    pub fn rename(&self, repo: &str, name: &str) -> &Self {
+        let mut state = self.server.state();
+        let found = state.repository_mut(repo);
+        let old = found.full_name();
+        found.old_names.push(old);
+        name.clone_into(&mut found.name);
+        drop(state);
+        self
+    }
+
+    /// Says that somebody did something with a pull request at this moment, in the words of GitHub.
+    pub fn touch(&self, repo: &str, number: u64, at: &str) -> &Self {
+        at.clone_into(&mut self.server.state().pull_mut(repo, number).updated_at);
+        self
     }
 
     /// Merges a pull request (the branch's commit becomes the base's) or only closes it.
@@ -326,6 +362,7 @@ impl Call {
 }
 
 async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Response {
+    let at = Instant::now();
     let (parts, body) = request.into_parts();
     let body = match to_bytes(body, MAX_BODY_BYTES).await {
         Ok(body) => body,
@@ -346,7 +383,7 @@ async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Respons
     };
     let status = response.status().as_u16();
     let Call { method, path, body, .. } = call;
-    server.state().requests.push(Recorded { method, path, body, status });
+    server.state().requests.push(Recorded { method, path, body, status, at });
     server.changed.send_modify(|n| *n += 1);
     response
 }
@@ -369,6 +406,9 @@ impl IntoResponse for api::Reply {
         }
         if let Some(link) = self.link {
             response = response.header(header::LINK, link);
+        }
+        if let Some(location) = self.location {
+            response = response.header(header::LOCATION, location);
         }
         let body = if matches!(self.status, 204 | 304) { Body::empty() } else { Body::from(self.body.to_string()) };
         response.body(body).expect("these headers are valid")

@@ -66,6 +66,7 @@ pub(super) fn create(at: &mut InRepository<'_>) -> Answer {
         labels: Vec::new(),
         reviewers: Vec::new(),
         created_at: now(),
+        updated_at: now(),
     };
     at.state.repository_mut(&at.name).pulls.insert(pull.number, pull.clone());
     Ok(Reply::created(json::pull(at.state, at.repo(), &pull)))
@@ -101,6 +102,7 @@ pub(super) fn update(at: &mut InRepository<'_>, number: &str) -> Answer {
     if let Some(state) = body["state"].as_str() {
         pull.open = state == "open";
     }
+    pull.updated_at = now();
     let pull = pull.clone();
     reply(at, &pull)
 }

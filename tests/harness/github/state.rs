@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use axum::http::Method;
@@ -45,6 +46,15 @@ pub struct Recorded {
     pub body: Bytes,
     /// The status of the answer, also of one that was lost on its way.
     pub status: u16,
+    /// When it arrived.
+    pub at: Instant,
+}
+
+impl Recorded {
+    /// Whether it was to change something through the API.
+    pub fn is_write(&self) -> bool {
+        !self.path.contains(".git/") && self.method != Method::GET && !self.path.ends_with("/access_tokens")
+    }
 }
 
 /// An issue.
@@ -62,10 +72,12 @@ pub struct Issue {
     pub open: bool,
     /// Names of its labels.
     pub labels: Vec<String>,
+    pub(super) updated_at: String,
 }
 
 impl Issue {
     pub(super) fn add_label(&mut self, label: &str) {
+        self.updated_at = now();
         if !self.labels.iter().any(|set| set == label) {
             self.labels.push(label.to_owned());
         }
@@ -117,12 +129,15 @@ pub struct Pull {
     pub reviewers: Vec<String>,
     pub(super) id: u64,
     pub(super) created_at: String,
+    pub(super) updated_at: String,
 }
 
 pub(super) struct Repository {
     pub(super) id: u64,
     pub(super) owner: String,
     pub(super) name: String,
+    /// What it was called before: that leads here, by a redirect.
+    pub(super) old_names: Vec<String>,
     pub(super) default_branch: String,
     pub(super) permissions: HashMap<String, Permission>,
     pub(super) issues: BTreeMap<u64, Issue>,
@@ -138,6 +153,11 @@ impl Repository {
 
     pub(super) fn bare(&self) -> Bare {
         Bare::at(self.path.clone())
+    }
+
+    /// Its folder below the one that holds them all; a rename does not move it.
+    pub(super) fn folder(&self, root: &Path) -> String {
+        self.path.strip_prefix(root).expect("all repositories lie below it").display().to_string()
     }
 
     pub(super) fn fresh_number(&mut self) -> u64 {
@@ -220,6 +240,7 @@ impl State {
             id,
             owner: owner.to_owned(),
             name: name.to_owned(),
+            old_names: Vec::new(),
             default_branch: "main".to_owned(),
             permissions: HashMap::new(),
             issues: BTreeMap::new(),
@@ -231,6 +252,11 @@ impl State {
 
     pub(super) fn find(&self, full_name: &str) -> Option<&Repository> {
         self.repositories.iter().find(|repo| repo.full_name().eq_ignore_ascii_case(full_name))
+    }
+
+    /// The repository that had this name before.
+    pub(super) fn find_renamed(&self, full_name: &str) -> Option<&Repository> {
+        self.repositories.iter().find(|repo| repo.old_names.iter().any(|old| old.eq_ignore_ascii_case(full_name)))
     }
 
     pub(super) fn repository(&self, full_name: &str) -> &Repository {
@@ -253,12 +279,16 @@ impl State {
         let repo = self.repository_mut(repo);
         let number = repo.fresh_number();
         let (title, body, author) = (title.to_owned(), body.to_owned(), author.to_owned());
-        repo.issues.insert(number, Issue { number, title, body, author, open: true, labels: Vec::new() });
+        repo.issues
+            .insert(number, Issue { number, title, body, author, open: true, labels: Vec::new(), updated_at: now() });
         number
     }
 
     pub(super) fn add_comment(&mut self, repo: &str, issue: u64, author: &str, body: &str) -> &Comment {
         let now = now();
+        if let Some(pull) = self.repository_mut(repo).pulls.get_mut(&issue) {
+            pull.updated_at.clone_from(&now);
+        }
         let comment = Comment {
             id: self.fresh_id(),
             issue,

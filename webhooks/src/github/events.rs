@@ -4,7 +4,9 @@
 //! is to us, nothing. New events of GitHub therefore never become errors here.
 
 use serde::Deserialize;
-use tasks::{Actor, Change, DedupeKey, Deliver, Instruction, RepoName, Resources, Source, TaskRequest, Work};
+use tasks::{
+    Actor, Change, DedupeKey, Deliver, Instruction, RepoName, Resources, Source, TaskRequest, Timestamp, Work,
+};
 
 use super::{signature::VerifiedDelivery, talk};
 use crate::DoorConfig;
@@ -37,6 +39,10 @@ pub(super) struct Issue {
     pub(super) body: Option<String>,
     #[serde(default)]
     pub(super) state: String,
+    /// How many comments it has; none where that is not told.
+    pub(super) comments: Option<u64>,
+    /// When it last changed: in an event, the moment of that event.
+    pub(super) updated_at: Option<Timestamp>,
     /// There when the "issue" is a pull request.
     pub(super) pull_request: Option<serde::de::IgnoredAny>,
 }
@@ -139,6 +145,9 @@ pub fn read(delivery: &Message<'_>, config: &DoorConfig) -> Result<Reading, NotJ
         }),
         "issue_comment" => parse::<talk::CommentEvent>(delivery)?.map(|event| reading(event.read(config))),
         "pull_request_review" => parse::<talk::ReviewEvent>(delivery)?.map(|event| reading(event.read(config))),
+        "pull_request_review_comment" => {
+            parse::<talk::LineCommentEvent>(delivery)?.map(|event| reading(event.read(config)))
+        }
         "check_suite" => parse::<talk::SuiteEvent>(delivery)?.map(|event| reading(event.read(config))),
         "check_run" => parse::<talk::ButtonEvent>(delivery)?.map(|event| reading(event.read(config))),
         "push" => parse::<talk::PushEvent>(delivery)?.map(|event| reading(event.read(config))),
@@ -209,6 +218,7 @@ fn to_request(event: &IssuesEvent, delivery: &Message<'_>, config: &DoorConfig) 
         resources: Resources::default(),
         revises: None,
         work: Work::Change,
+        discussed_until: event.issue.updated_at.filter(|_| event.issue.comments != Some(0)),
     })
 }
 
@@ -252,8 +262,13 @@ fn is_us(login: &str, config: &DoorConfig) -> bool {
 /// # Errors
 /// It does not, and why.
 pub fn is_configured(repo: &RepoName, config: &DoorConfig) -> Result<(), &'static str> {
-    let configured = config.repositories.is_empty() || config.repositories.iter().any(|pattern| matches(pattern, repo));
+    let configured = config.repositories.is_empty() || names(&config.repositories, repo);
     if configured { Ok(()) } else { Err("the repository is not among the configured ones") }
+}
+
+/// Whether one of these patterns names the repository.
+pub fn names(patterns: &[String], repo: &RepoName) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, repo))
 }
 
 /// Whether `pattern` (`owner/name`, `*` for any run of characters but the slash) names the repository. Case does not

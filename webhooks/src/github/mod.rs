@@ -35,7 +35,7 @@ pub(crate) async fn receive(State(door): State<Door>, request: Request) -> Resul
 }
 
 /// Reads the whole body, within the limits of size and time.
-async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Problem> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits.body_bytes as u64) {
         return Err(Problem::TooLarge);
@@ -69,13 +69,13 @@ async fn take(door: &Door, headers: &HeaderMap, delivery: &VerifiedDelivery) -> 
         }
         Reading::Ignored(reason) => {
             tracing::debug!(reason, "a delivery asks for nothing here");
-            Ok(Taken::Ignored { ignored: reason })
+            Ok(Taken::Ignored { ignored: reason.into() })
         }
     }
 }
 
 /// Waits for the intake, but not longer than the sender would. What it stores later is found by the redelivery.
-async fn in_time<T>(door: &Door, work: impl Future<Output = Result<T, QueueError>>) -> Result<T, Problem> {
+pub(crate) async fn in_time<T>(door: &Door, work: impl Future<Output = Result<T, QueueError>>) -> Result<T, Problem> {
     match tokio::time::timeout(door.limits.intake_timeout, work).await {
         Ok(done) => Ok(done?),
         Err(_) => {

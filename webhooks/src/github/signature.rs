@@ -45,9 +45,14 @@ impl Secrets {
         Ok(Self(secrets))
     }
 
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SecretString> {
+        self.0.iter()
+    }
+
     /// Whether one of them signed these bytes. Every secret is tried, and each comparison takes the same time whatever
     /// differs.
-    fn signed(&self, body: &[u8], signature: &[u8; 32]) -> bool {
+    pub(crate) fn signed(&self, body: &[u8], signature: &[u8; 32]) -> bool {
         let mut signed = false;
         for secret in &self.0 {
             let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes()) else { continue };

@@ -4,7 +4,7 @@
 //! whoever acts on it to find out: the door only stores what was told.
 
 use serde::Deserialize;
-use tasks::{Asked, BranchName, Change, Command, CommitSha};
+use tasks::{Asked, BranchName, Change, Command, CommitSha, Timestamp};
 
 use super::{
     commands,
@@ -27,6 +27,7 @@ struct Comment {
     id: u64,
     body: Option<String>,
     user: Option<Sender>,
+    created_at: Option<Timestamp>,
 }
 
 impl CommentEvent {
@@ -45,7 +46,11 @@ impl CommentEvent {
             return Err("the comment is not by the one who sent it");
         }
         let text = self.comment.body.as_deref().unwrap_or_default();
-        let command = commands::read(cut(text, MAX_BODY_BYTES).as_str(), &config.names).ok_or("it is not for us")?;
+        let Some(command) = commands::read(cut(text, MAX_BODY_BYTES).as_str(), &config.names) else {
+            let is_noticed = self.issue.pull_request.is_some() && !is_own(text);
+            let noticed = Change::Noticed { repo: self.repository.full_name, number: self.issue.number };
+            return if is_noticed { Ok(noticed) } else { Err("it is not for us") };
+        };
         Ok(Change::Asked(Box::new(Asked {
             repo: self.repository.full_name,
             number: self.issue.number,
@@ -54,6 +59,7 @@ impl CommentEvent {
             title: cut(&self.issue.title, MAX_TITLE_BYTES),
             body: cut(self.issue.body.as_deref().unwrap_or_default(), MAX_BODY_BYTES),
             comment: Some(self.comment.id),
+            discussed_until: self.comment.created_at.filter(|_| self.issue.comments != Some(0)),
             by: self.sender.actor(),
             command,
         })))
@@ -98,7 +104,7 @@ impl ReviewEvent {
         let state = self.review.state.to_ascii_lowercase();
         let wants_changes = state == "changes_requested" || commands::mentions(&body, &config.names);
         if state == "approved" && !wants_changes {
-            return Err("the review asks for nothing");
+            return Ok(Change::Noticed { repo: self.repository.full_name, number: self.pull_request.number });
         }
         Ok(Change::Reviewed {
             repo: self.repository.full_name,
@@ -109,6 +115,34 @@ impl ReviewEvent {
             body,
         })
     }
+}
+
+/// The event `pull_request_review_comment`: what it asks for comes with the review that it belongs to.
+#[derive(Debug, Deserialize)]
+pub(super) struct LineCommentEvent {
+    action: String,
+    comment: Comment,
+    pull_request: Numbered,
+    repository: Repository,
+    sender: Sender,
+}
+
+impl LineCommentEvent {
+    /// # Errors
+    /// Why it tells nothing.
+    pub(super) fn read(self, config: &DoorConfig) -> Result<Change, &'static str> {
+        is_configured(&self.repository.full_name, config)?;
+        let is_ours = is_own(self.comment.body.as_deref().unwrap_or_default());
+        if self.action != "created" || is_ours || !self.sender.may_ask(config) {
+            return Err("nobody said anything new");
+        }
+        Ok(Change::Noticed { repo: self.repository.full_name, number: self.pull_request.number })
+    }
+}
+
+/// Whether a comment is one of Onramp's own: they all have such a mark, and a token makes them look like a person's.
+fn is_own(text: &str) -> bool {
+    text.contains("<!-- onramp:")
 }
 
 /// The event `check_suite`.
@@ -191,6 +225,7 @@ impl ButtonEvent {
             title: String::new(),
             body: String::new(),
             comment: None,
+            discussed_until: None,
             by: self.sender.actor(),
             command,
         })))

@@ -80,6 +80,8 @@ pub struct PullRequestNow {
     pub is_open: bool,
     /// Its branch lies in the repository itself, not in a fork.
     pub is_ours_to_push: bool,
+    /// When somebody last did something with it, ourselves included. `None`: the forge does not say.
+    pub touched_at: Option<Timestamp>,
 }
 
 /// One comment on a line of code.
@@ -95,6 +97,17 @@ pub struct LineComment {
     pub hunk: String,
     /// What it says.
     pub body: String,
+}
+
+/// Something that a person said on an issue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Who.
+    pub by: Actor,
+    /// What; as hostile as any text from outside.
+    pub text: String,
+    /// Whoever said it may write to the repository anyway.
+    pub trusted: bool,
 }
 
 /// A check of the forge's own that failed on a commit.
@@ -228,12 +241,27 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// Writes the one status comment of a task on an issue: edits the one that carries `marker`, else creates it.
     /// Key: `marker`, a hidden HTML comment that the body must contain. Returns the URL.
     async fn status_comment(&self, repo: &RepoName, issue: u64, marker: &str, body: &str) -> Result<String, Failure>;
+    /// What people said on an issue before a moment, oldest first, without what was written or changed later, without
+    /// Onramp's own words, and without the comment `but`.
+    async fn discussion(
+        &self,
+        _repo: &RepoName,
+        _issue: u64,
+        _until: Timestamp,
+        _but: Option<u64>,
+    ) -> Result<Vec<Said>, Failure> {
+        Ok(Vec::new())
+    }
     /// Puts a reaction of ours there. Key: the kind of reaction; a second one of the same kind is the first one.
     async fn react(&self, _repo: &RepoName, _to: ReactTo, _reaction: Reaction) -> Result<(), Failure> {
         Ok(())
     }
     /// A pull request as it is now.
     async fn pull_request_now(&self, repo: &RepoName, number: u64) -> Result<PullRequestNow, Failure> {
+        Err(no_such(repo, number, "pull request"))
+    }
+    /// Closes a pull request without merging it. Closing twice is closing once.
+    async fn close_pull_request(&self, repo: &RepoName, number: u64) -> Result<(), Failure> {
         Err(no_such(repo, number, "pull request"))
     }
     /// The comments on lines that belong to a review, but those that were changed after it was submitted.

@@ -7,6 +7,7 @@ use crate::{
     agent::{self, Round},
     artifacts::Artifacts,
     checkout::Base,
+    forge::Said,
     repo_config::RepoConfig,
     revision::Revision,
     text,
@@ -28,6 +29,7 @@ impl Conversation {
         base: &Base,
         config: &RepoConfig,
         revision: Option<&Revision>,
+        discussion: &[Said],
         artifacts: &Artifacts,
     ) -> Result<Self, Failure> {
         let request = &task.request;
@@ -39,6 +41,10 @@ impl Conversation {
             body: &task.body_with_notes(),
             trusted: request.instruction.trusted,
             about: &request.instruction.about,
+            discussion: discussion
+                .iter()
+                .map(|said| (said.by.login.as_str(), said.trusted, said.text.as_str()))
+                .collect(),
             issue: request.issue(),
             pull_request: request.revises,
             conflicts: revision.map(Revision::conflict_names).unwrap_or_default(),

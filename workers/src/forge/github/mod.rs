@@ -11,6 +11,7 @@ mod branches;
 mod checks;
 mod comments;
 mod decorate;
+mod discussion;
 mod errors;
 mod missed;
 mod news;
@@ -37,7 +38,7 @@ use self::{
 };
 use super::{
     CheckRun, FailedCheck, Forge, LineComment, Missed, NewPullRequest, News, Permission, PullRequestNow, ReactTo,
-    Reaction, Reply, Wanted,
+    Reaction, Reply, Said, Wanted,
 };
 use crate::{checkout::Remote, fence::Fence};
 
@@ -239,12 +240,26 @@ impl Forge for GitHubForge {
         comments::find_or_write(&reach, own, issue, marker, body).await
     }
 
+    async fn discussion(
+        &self,
+        repo: &RepoName,
+        issue: u64,
+        until: Timestamp,
+        but: Option<u64>,
+    ) -> Result<Vec<Said>, Failure> {
+        discussion::before(&self.reach(repo).await?, issue, until, but).await
+    }
+
     async fn react(&self, repo: &RepoName, to: ReactTo, reaction: Reaction) -> Result<(), Failure> {
         talk::react(&self.reach(repo).await?, to, reaction).await
     }
 
     async fn pull_request_now(&self, repo: &RepoName, number: u64) -> Result<PullRequestNow, Failure> {
         talk::pull_request_now(&self.reach(repo).await?, number).await
+    }
+
+    async fn close_pull_request(&self, repo: &RepoName, number: u64) -> Result<(), Failure> {
+        talk::close(&self.reach(repo).await?, number).await
     }
 
     async fn line_comments(&self, repo: &RepoName, number: u64, review: u64) -> Result<Vec<LineComment>, Failure> {

@@ -90,7 +90,11 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn issue_event(&mut self, event: IssueEvent) {
+    fn issue_event(&mut self, mut event: IssueEvent) {
+        // The issue is shown as it is now; what was said on it since then was not there when it was asked.
+        if event.issue.is_object() {
+            event.issue["updated_at"] = json!(event.created_at);
+        }
         let is_pull = event.issue.get("pull_request").is_some_and(|pull| !pull.is_null());
         let (name, payload) = match (event.event.as_str(), is_pull) {
             ("labeled" | "unlabeled" | "assigned" | "unassigned" | "closed", false) => {
@@ -143,11 +147,21 @@ impl Asking<'_> {
         let may_be_for_us = text("body").trim_start().starts_with(['/', '@']);
         let (Some(id), Some(at)) = (comment.get("id").and_then(Value::as_u64), at) else { return Ok(()) };
         self.newest = self.newest.max(Some(at));
-        if at < self.wanted.since || !may_be_for_us || text("updated_at") != text("created_at") {
-            return Ok(());
-        }
         let number = text("issue_url").rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
         let Some(number) = number else { return Ok(()) };
+        if at < self.wanted.since || text("updated_at") != text("created_at") {
+            return Ok(());
+        }
+        if !may_be_for_us {
+            // On a pull request of ours it is worth knowing that somebody said something.
+            if self.wanted.pull_requests.iter().any(|pull| pull.number == number) {
+                let issue = json!({"number": number, "state": "open", "pull_request": {}});
+                let sender = comment.get("user").cloned();
+                let payload = json!({"action": "created", "issue": issue, "sender": sender, "comment": comment});
+                self.tell("issue_comment", format!("comment-{id}"), at, payload);
+            }
+            return Ok(());
+        }
         let route = format!("/repos/{}/issues/{number}", self.at.repository.full_name);
         let issue = match self.at.api.get::<Value>(&route).await {
             Ok(answer) => answer.value,

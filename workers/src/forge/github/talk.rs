@@ -21,6 +21,7 @@ struct Pull {
     base: Branch,
     #[serde(default)]
     state: String,
+    updated_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,7 +105,26 @@ pub(super) async fn pull_request_now(at: &Reach, number: u64) -> Result<PullRequ
         base: pull.base.branch,
         is_open: pull.state == "open",
         is_ours_to_push,
+        touched_at: pull.updated_at,
     })
+}
+
+/// Closes a pull request. Setting its state twice is setting it once.
+pub(super) async fn close(at: &Reach, number: u64) -> Result<(), Failure> {
+    let repo = &at.repository.full_name;
+    let failure = |trouble: Trouble| trouble.failure(&format!("close {repo}#{number}"), Code::PullRequestRefused);
+    let route = format!("/repos/{repo}/pulls/{number}");
+    for turn in 1..=WRITES {
+        match at.api.patch::<Pull>(&route, &json!({ "state": "closed" })).await {
+            Ok(_) => return Ok(()),
+            Err(Trouble::Unclear(why)) if turn < WRITES => {
+                tracing::info!(route, why, "an unclear answer when closing a pull request; closing it again");
+            }
+            Err(trouble) => return Err(failure(trouble)),
+        }
+        tokio::time::sleep(at.settle).await;
+    }
+    unreachable!("the last turn returns")
 }
 
 /// The comments of a review. One that was changed after the review was submitted is left out: nobody agreed to it.
