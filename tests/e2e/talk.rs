@@ -1,9 +1,10 @@
 //! What people say to Onramp on issues and pull requests, and what it does about it.
 
+use axum::http::Method;
 use tasks::{Source, Task, TaskState};
 use tests::{
     Backend, Setup,
-    github::{GitHub, Pull},
+    github::{Fault, GitHub, Pull},
     onramp::{DEADLINE, Onramp, REPO},
 };
 
@@ -51,6 +52,60 @@ async fn a_comment_that_begins_with_the_command_is_a_request_and_is_seen_at_once
     // The same delivery again is the same wish.
     onramp.deliver(&asked).await;
     onramp.end().await;
+}
+
+/// The faces on an issue, oldest first.
+fn faces(github: &GitHub, issue: u64) -> Vec<String> {
+    let on_issue = |reacted: &tests::github::Reacted| reacted.to == format!("issues/{issue}");
+    github.reactions().into_iter().filter(on_issue).map(|reacted| reacted.content).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issue_that_is_assigned_to_onramp_is_a_request_until_it_is_taken_away() {
+    let onramp = start("sleep 600").await;
+    let issue = onramp.github.issue(REPO, "The answer is wrong", "", "eve");
+    onramp.deliver(&onramp.github.assign(REPO, issue, "assigned", "eve", "ada")).await;
+    onramp.deliver(&onramp.github.assign(REPO, issue, "assigned", "onramp", "ada")).await;
+    let tasks = onramp.until("running", |tasks| tasks.iter().any(|task| task.state.word() == "running")).await;
+    assert!(tasks.len() == 1 && tasks[0].request.source == Source::IssueAssigned { issue }, "{tasks:#?}");
+    onramp.deliver(&onramp.github.assign(REPO, issue, "unassigned", "onramp", "ada")).await;
+    onramp.until("stopped", |tasks| tasks[0].state.word() == "stopped").await;
+    onramp.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_comes_to_nothing_is_answered_with_a_puzzled_face_and_one_call() {
+    let onramp = start("echo 43 > answer.txt").await;
+    let issue = onramp.ask("The answer is wrong", "").await;
+    onramp.until_all_ended().await;
+    onramp.drain().await;
+    assert_eq!(faces(&onramp.github, issue), ["eyes", "confused"]);
+    let calls: Vec<_> = onramp.github.comments(REPO, issue);
+    assert_eq!(calls.len(), 2, "the status, and one that calls a person: {calls:#?}");
+    assert!(calls[1].body.contains("@ada, this needs you") && calls[1].history.len() == 1, "{calls:#?}");
+    onramp.end().await;
+}
+
+/// Who may is asked when a task starts; whatever GitHub answers instead of yes, nothing is run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_allowed_anything_while_github_does_not_say_so() {
+    for fault in [Fault::Status(403), Fault::Status(404), Fault::Status(502), Fault::Html200, Fault::LostAnswer] {
+        let onramp = start("echo 42 > answer.txt").await;
+        onramp.github.fault(Method::GET, "/repos/*/collaborators/*", fault, usize::MAX);
+        let issue = onramp.ask("The answer is wrong", "").await;
+        let decided = |tasks: &[Task]| match &tasks[0].state {
+            TaskState::Queued { waits, .. } => waits.is_some(),
+            state => !state.is_unfinished(),
+        };
+        let task = onramp.until("a decision", decided).await.remove(0);
+        let is_denied = matches!(&task.state, TaskState::Failed { .. });
+        assert_eq!(is_denied, matches!(fault, Fault::Status(403 | 404)), "{fault:?}: {:#?}", task.state);
+        assert_eq!(onramp.github.count(&Method::GET, "/acme/web.git/*"), 0, "nothing was even fetched");
+        onramp.deliver(&onramp.github.close_issue(REPO, issue, "ada")).await;
+        onramp.until_all_ended().await;
+        assert!(onramp.github.pulls().is_empty());
+        onramp.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -228,6 +228,14 @@ impl GitHub {
         Delivery::new("issues", &json::issue_event(&state, "unlabeled", repo, issue, Some(label), sender))
     }
 
+    /// Assigns an issue to somebody, or takes it from them.
+    pub fn assign(&self, repo: &str, issue: u64, action: &'static str, assignee: &str, sender: &str) -> Delivery {
+        let state = self.server.state();
+        let mut event = json::issue_event(&state, action, repo, issue, None, sender);
+        event["assignee"] = json::user(&state, assignee);
+        Delivery::new("issues", &event)
+    }
+
     /// Closes an issue.
     pub fn close_issue(&self, repo: &str, issue: u64, sender: &str) -> Delivery {
         let mut state = self.server.state();
