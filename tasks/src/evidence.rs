@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    egress::EgressRecord,
     finding::{BundleDigest, Finding, RiskTier},
     limits::LimitHit,
     proof::{Proof, TestCounts},
@@ -87,14 +88,14 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Tokens as the agent reported them. `None`: the agent did not say, which is not zero.
+/// Tokens of a task. `None`: nobody knows, which is not zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenUsage {
     /// Tokens read by the model, cached ones included.
     pub input: Option<u64>,
     /// Tokens written by the model.
     pub output: Option<u64>,
-    /// Cost in millionths of a US dollar, as the agent reported it.
+    /// Cost in millionths of a US dollar.
     pub cost_microusd: Option<u64>,
 }
 
@@ -182,14 +183,21 @@ pub struct Evidence {
     pub agent: AgentName,
     /// How many rounds (agent, then checks) it took.
     pub rounds: u32,
-    /// What the agent said of its tokens, all rounds together.
+    /// Tokens and cost of all rounds together: metered by the model gateway where `claimed` is there, else what the agent
+    /// said of itself.
     pub usage: TokenUsage,
+    /// What the agent said of its tokens, where `usage` was metered. Nothing is reckoned with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<TokenUsage>,
     /// The kind of sandbox: `docker` or `namespace`.
     pub sandbox: String,
     /// The environment in it: image name and digest, or `host tools`.
     pub environment: String,
     /// Hosts that the sandbox asked for and did not get, each once, sorted.
     pub blocked_hosts: Vec<String>,
+    /// What the attempt asked of the world outside; `None` in records from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressRecord>,
     /// The GPUs that agent and checks were lent; `None`: none was needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuUse>,

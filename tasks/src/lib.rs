@@ -4,6 +4,7 @@
 //! ([`queue::Intake`]) and the hands ([`queue::WorkQueue`]) meet only in these types, so neither ever sees the other.
 
 pub mod chat;
+pub mod egress;
 pub mod evidence;
 pub mod failure;
 pub mod finding;
@@ -20,6 +21,7 @@ pub mod task;
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 pub use chat::{Button, ChatThread, ChatWish, Said};
+pub use egress::{EgressRecord, HostUse, ModelUse, Phase};
 pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsage};
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use finding::{Action, BundleDigest, Finding, RiskTier};
