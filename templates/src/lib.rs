@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
-pub use agents::AGENTS;
+pub use agents::{AGENTS, BUDGET_WARNING, BUILTIN_AGENT, PRESETS, PRICES};
 pub use attention::{Attention, attention, attention_marker};
 pub use check_summary::{CheckSummary, check_summary};
 pub use clean::{clean_untrusted, cut, one_line, redact_tokens};

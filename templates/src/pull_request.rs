@@ -62,6 +62,8 @@ pub struct PullRequestText<'a> {
     pub cost: Option<String>,
     /// Refused hosts.
     pub blocked_hosts: Vec<&'a str>,
+    /// The lines of `.onramp.toml` that would allow them, as far as it can.
+    pub allow_lines: Vec<String>,
 }
 
 /// What the template sees besides.
@@ -179,6 +181,7 @@ pub(crate) mod tests {
             tokens: Some("12,345 in, 678 out".into()),
             cost: None,
             blocked_hosts: vec!["evil.example"],
+            allow_lines: vec!["allow = [\"evil.example\"]".into()],
         }
     }
 
@@ -252,6 +255,7 @@ pub(crate) mod tests {
             requester: "root",
             stat: (1, 1, 0),
             blocked_hosts: vec![],
+            allow_lines: vec![],
             ..context()
         };
         insta::assert_snapshot!(pull_request(&context).unwrap(), @r#"

@@ -34,7 +34,19 @@ pub struct AgentDefinition {
     pub(super) env: BTreeMap<String, Text>,
     pub(super) files: BTreeMap<String, Text>,
     pub(super) install: Option<String>,
+    /// Its loop is Onramp's own; then there is no command.
+    pub(super) builtin: Option<Builtin>,
     check: Option<Vec<String>>,
+}
+
+/// The built-in agent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Builtin {
+    /// The provider of its model, by its name in the configuration.
+    pub(super) provider: String,
+    /// How many answers of the model one round may take.
+    pub(super) max_turns: u32,
 }
 
 /// How the prompt reaches the program.
@@ -65,6 +77,7 @@ struct DefinitionFile {
     files: BTreeMap<String, Text>,
     check: Option<Vec<String>>,
     install: Option<String>,
+    builtin: Option<Builtin>,
 }
 
 impl DefinitionFile {
@@ -88,6 +101,7 @@ impl DefinitionFile {
             model_arguments: top.model_arguments.or(self.model_arguments),
             check: top.check.or(self.check),
             install: top.install.or(self.install),
+            builtin: top.builtin.or(self.builtin),
             env: self.env,
             files: self.files,
         }
@@ -95,20 +109,32 @@ impl DefinitionFile {
 
     fn finish(self, file: &str, name: AgentName) -> Result<AgentDefinition, Failure> {
         let command = self.command.filter(|command| !command.is_empty());
-        let Some(command) = command else {
-            return Err(bad(file, "`command` is missing; write the program and its arguments as a list"));
+        let command = match (command, &self.builtin) {
+            (Some(_), Some(_)) => {
+                return Err(bad(file, "`command` and `builtin` exclude each other; keep the one that is meant"));
+            }
+            (None, Some(_)) if self.model.is_none() => {
+                return Err(bad(file, "`model` is missing; name the model of its provider"));
+            }
+            (None, Some(_)) => Vec::new(),
+            (Some(command), None) => command,
+            (None, None) => {
+                return Err(bad(file, "`command` is missing; write the program and its arguments as a list"));
+            }
         };
         let definition = AgentDefinition {
             name,
             command,
             prompt: self.prompt.unwrap_or(PromptBy::Stdin),
-            events: self.events.unwrap_or(Format::Plain),
+            // What the built-in agent does is told in the words of another one.
+            events: self.events.unwrap_or(if self.builtin.is_some() { Format::Claude } else { Format::Plain }),
             resume: self.resume,
             model: self.model.filter(|model| !model.is_empty()),
             model_arguments: self.model_arguments.unwrap_or_default(),
             env: self.env,
             files: self.files,
             install: self.install,
+            builtin: self.builtin,
             check: self.check,
         };
         definition.placeholders_fit().map_err(|wrong| bad(file, &wrong))?;
@@ -215,6 +241,7 @@ impl Agents {
             env: BTreeMap::new(),
             files: BTreeMap::new(),
             install: None,
+            builtin: None,
             check: None,
         };
         self.by_name.insert(name, definition);
@@ -269,7 +296,7 @@ mod tests {
     fn the_embedded_definitions_load_and_name_their_programs() {
         let agents = Agents::load(None).unwrap();
         let names: Vec<_> = agents.names().map(AgentName::as_str).collect();
-        assert_eq!(names, ["aider", "claude", "codex", "command", "opencode"]);
+        assert_eq!(names, ["aider", "builtin", "claude", "codex", "command", "opencode"]);
         for name in agents.names() {
             let agent = agents.get(name).unwrap();
             assert!(agent.install.as_ref().is_some_and(|text| text.ends_with('.')), "{name}");
@@ -303,6 +330,8 @@ mod tests {
         insta::assert_snapshot!(wrong("command = [\"x\"]\nprompt = \"file\""), @"The agent definition mine.toml cannot be used: `command` does not use {{ prompt }}, so the agent would not get its prompt");
         insta::assert_snapshot!(wrong("command = [\"x\", \"{{ session }}\"]"), @"The agent definition mine.toml cannot be used: `command` uses {{ session }}, which has a value only in `resume`");
         insta::assert_snapshot!(wrong("command = [\"x\"]\n[files]\n\"../x\" = \"\""), @r#"The agent definition mine.toml cannot be used: `files` names "../x"; write a path relative to the home directory"#);
+        insta::assert_snapshot!(wrong("command = [\"x\"]\n[builtin]\nprovider = \"a\"\nmax_turns = 1"), @"The agent definition mine.toml cannot be used: `command` and `builtin` exclude each other; keep the one that is meant");
+        insta::assert_snapshot!(wrong("[builtin]\nprovider = \"a\"\nmax_turns = 1"), @"The agent definition mine.toml cannot be used: `model` is missing; name the model of its provider");
         let bad_name = load(&[("Mine.toml", "command = [\"x\"]")]).unwrap_err();
         insta::assert_snapshot!(bad_name, @r#"The agent definition Mine.toml cannot be used: its file name "Mine" is not an agent name (lower-case letters, digits and hyphens)"#);
         assert!(
@@ -318,6 +347,6 @@ mod tests {
         let failure = agents.get(&name("clade")).unwrap_err();
         assert_eq!(failure.code, Code::UnknownAgent);
         insta::assert_snapshot!(failure.message, @"No agent is called `clade`; did you mean `claude`?");
-        insta::assert_snapshot!(failure.next_step, @"Use `aider`, `claude`, `codex`, `command`, `demo` and `opencode`, or add clade.toml to the agents directory.");
+        insta::assert_snapshot!(failure.next_step, @"Use `aider`, `builtin`, `claude`, `codex`, `command`, `demo` and `opencode`, or add clade.toml to the agents directory.");
     }
 }

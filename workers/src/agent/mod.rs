@@ -5,6 +5,7 @@
 //! did is read from the sandbox afterwards.
 
 mod aider;
+mod builtin;
 mod claude;
 mod codex;
 mod definition;
@@ -33,6 +34,7 @@ pub use self::{
 };
 use crate::{
     artifacts::Artifacts,
+    egress::models::Models,
     progress::{Progress, ProgressEvent},
     run::sandbox_failure,
     sandbox::{Command, Exit, HOME, Output, Sandbox, SandboxError, WORKSPACE},
@@ -58,6 +60,8 @@ pub struct Round<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// Values for the templates in the definition, such as `gateway.anthropic`, `gateway.token`.
     pub gateway: &'a crate::egress::GatewayInside,
+    /// The gateway itself, for an agent whose loop runs on this side; `None`: there is none.
+    pub models: Option<&'a Models>,
     /// Wall limit.
     pub time: Duration,
     /// Silence limit.
@@ -109,7 +113,7 @@ pub async fn run(
             biased;
             () = cancel.cancelled() => Ended::Cancelled,
             () = round.finish.cancelled() => Ended::ToldToFinish,
-            exit = sandbox.run(&call.command, &mut on_output) => Ended::Exit(exit),
+            exit = act(sandbox, &round, &call, &mut on_output) => Ended::Exit(exit),
             () = clock.silent_for(round.idle) => Ended::Silent,
         }
     };
@@ -146,6 +150,19 @@ pub async fn run(
     // An agent that cannot resume has no conversation to go on with, whatever it calls it.
     let session = heard.session.filter(|_| round.agent.resume.is_some());
     Ok(AgentResult { session, usage, summary: heard.summary })
+}
+
+/// Runs the agent's program, or the loop of the one that has none.
+async fn act(
+    sandbox: &Sandbox,
+    round: &Round<'_>,
+    call: &Call,
+    on_output: &mut (dyn FnMut(Output<'_>) + Send),
+) -> Result<Exit, SandboxError> {
+    match &round.agent.builtin {
+        Some(builtin) => builtin::run(sandbox, round, builtin, on_output).await,
+        None => sandbox.run(&call.command, on_output).await,
+    }
 }
 
 enum Ended {

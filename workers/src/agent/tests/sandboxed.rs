@@ -66,6 +66,7 @@ impl Room {
             resume: None,
             env: &env,
             gateway: &gateway,
+            models: None,
             time,
             idle,
             artifacts: &self.artifacts,
