@@ -3,6 +3,7 @@
 //! Two layers: `config.example.toml`, embedded, and the operator's file on top of it, key by key. A secret is written as
 //! where it is found (`env:NAME`, `file:PATH`) and read while the configuration is.
 
+mod egress;
 mod hooks;
 mod pulls;
 mod values;
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use self::{
+    egress::{Egress, Model, Registry, SetupSecret},
     hooks::Hook,
     pulls::{Pulls, Stale},
     values::{Period, Size},
@@ -45,6 +47,7 @@ pub struct Config {
     pub gpu: Gpu,
     pub agent: Agent,
     pub models: BTreeMap<String, Model>,
+    pub egress: Egress,
     pub worker: Worker,
     pub commit: Commit,
     pub log: Log,
@@ -182,15 +185,6 @@ pub struct Agent {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config.example.toml documents every key, once")]
-pub struct Model {
-    pub base_url: String,
-    #[serde(default)]
-    pub key: Secret,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
 pub struct Worker {
     pub n_workers: usize,
     pub server: String,
@@ -280,9 +274,13 @@ impl<'de> Deserialize<'de> for Secret {
                 (None, None) => String::new(),
             },
             Some(("file", path)) => secret_file(path).map_err(de::Error::custom)?,
+            // Run when it is needed, and again when it may have changed.
+            Some(("cmd", line)) if !line.trim().is_empty() => String::new(),
             // The text itself is not repeated: it may be a secret.
             _ if !source.is_empty() => {
-                return Err(de::Error::custom("a secret is written as env:NAME or file:PATH, never as itself"));
+                return Err(de::Error::custom(
+                    "a secret is written as env:NAME or file:PATH (or cmd:LINE for the key of a model), never as itself",
+                ));
             }
             _ => String::new(),
         };
@@ -384,7 +382,7 @@ impl Config {
     pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
         let github = &self.github;
         let secrets = [&github.token, &github.app_key, &self.worker.token].into_iter().chain(&github.webhook_secrets);
-        let secrets = secrets.chain(self.models.values().map(|model| &model.key));
+        let secrets = secrets.chain(self.models.values().map(|model| &model.key)).chain(self.egress.secrets());
         let secrets = secrets.chain(self.hooks.values().flat_map(|hook| &hook.secrets));
         let secrets = secrets.filter_map(Secret::value).cloned();
         secrets.chain([SecretString::from(data.display().to_string())]).collect()
@@ -591,6 +589,8 @@ mod tests {
     fn a_literal_secret_is_refused_and_not_repeated() {
         let failure = Config::parse("[github]\ntoken = \"ghp_canary\"").unwrap_err();
         assert!(failure.message.contains("env:NAME or file:PATH"), "{failure}");
+        let other = Config::parse("[[egress.setup_secrets]]\nname = \"X\"\nvalue = \"canary\"\nrepositories = []");
+        assert!(!format!("{:?}", other.unwrap_err()).contains("canary"));
         assert!(!failure.message.contains("canary"), "{failure:?}");
     }
 

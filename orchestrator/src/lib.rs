@@ -15,6 +15,7 @@ pub mod remote;
 pub mod stale;
 pub mod telemetry;
 pub mod user_error;
+pub mod vendors;
 pub mod wiring;
 
 use std::{

@@ -11,7 +11,10 @@ use tasks::{Code, Failure, Limit, Priority, RepoName, TaskRequest};
 use workers::{
     agent::Agents,
     base::{Bases, BasesOptions},
-    egress::{ModelProviders, Provider},
+    egress::{
+        EgressPolicy, Fallback, Key, ModelProviders, Path as ModelPath, Patience, Prices, Provider, Registry,
+        SetupSecret,
+    },
     forge::{
         Forge,
         github::{Credentials, GitHubConfig, GitHubForge},
@@ -103,21 +106,21 @@ pub async fn hands(
     let data = config.data_dir()?;
     let (sandboxes, why) = sandboxes(config, surroundings).await?;
     let mirrors = data.join("mirrors");
-    let bases = Bases::new(data.join("bases"), bases(config), sandboxes.clone(), forge.clone(), mirrors.clone(), now);
+    let egress = Arc::new(egress(config, &data)?);
+    let bases = Bases::new(data.join("bases"), bases(config), sandboxes.clone(), forge.clone(), mirrors.clone(), now)
+        .under(egress.clone());
     let agents = match agents {
         Some(agents) => agents,
         None => Agents::load(Some(config.agent.dir.clone()).filter(|dir| !dir.as_os_str().is_empty()))?,
     };
-    let providers = config.models.iter().map(|(name, model)| {
-        (name.clone(), Provider { base_url: model.base_url.clone(), key: model.key.value().cloned() })
-    });
     let hands = Hands {
         sandboxes,
         bases: Arc::new(bases),
         forge,
         agents,
         default_agent: config.agent.default.clone(),
-        models: Arc::new(ModelProviders { providers: providers.collect() }),
+        models: Arc::new(models(config)?),
+        egress,
         gpus: gpus(config, surroundings).await,
         mirrors,
         artifacts: data.join("artifacts"),
@@ -125,6 +128,79 @@ pub async fn hands(
         clock: now,
     };
     Ok((Arc::new(hands), why))
+}
+
+/// Where models are, what they cost, and who is asked when one is out.
+///
+/// # Errors
+/// E006 for a path, a fallback or a price that cannot be meant.
+pub fn models(config: &Config) -> Result<ModelProviders, Failure> {
+    let mut providers = std::collections::BTreeMap::new();
+    for (name, model) in &config.models {
+        let mut provider = Provider::new(name, model.base_url.clone(), model.key.key());
+        if let Some(speaks) = model.speaks {
+            provider = provider.speaking(speaks);
+        }
+        if !model.paths.is_empty() {
+            provider.paths = model.paths.iter().map(|path| ModelPath::parse(path)).collect::<Result<_, _>>()?;
+        }
+        provider.fallback = model.fallback.iter().map(|fallback| Fallback::parse(fallback)).collect();
+        providers.insert(name.clone(), provider);
+    }
+    let file = &config.egress.prices;
+    let prices = match file.as_os_str().is_empty() {
+        true => Prices::default(),
+        false => {
+            let shown = file.display().to_string();
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::new(Code::BadConfig, format!("The prices in {shown} cannot be read: {error}"))
+                    .next("Check `prices` under [egress].")
+            })?;
+            Prices::with(&shown, &text)?
+        }
+    };
+    let models = ModelProviders { providers, prices, patience: Patience::default() };
+    models.check()?;
+    Ok(models)
+}
+
+/// What may be reached outside.
+///
+/// # Errors
+/// E006 for an entry that cannot be meant, E008 for a secret that is unset.
+pub fn egress(config: &Config, data: &Path) -> Result<EgressPolicy, Failure> {
+    let egress = &config.egress;
+    let mut registries = Vec::new();
+    for registry in &egress.registries {
+        let value: Option<Key> = registry.value.key();
+        let value = match value {
+            Some(value) => value,
+            None => Key::fixed(registry.value.require("egress.registries value")?),
+        };
+        registries.push(Registry {
+            host: registry.host.clone(),
+            url: registry.url.clone(),
+            header: registry.header.clone(),
+            value,
+            repositories: registry.repositories.clone(),
+        });
+    }
+    let mut setup_secrets = Vec::new();
+    for secret in &egress.setup_secrets {
+        let value = secret.value.require("egress.setup_secrets value")?;
+        setup_secrets.push(SetupSecret { name: secret.name.clone(), value, repositories: secret.repositories.clone() });
+    }
+    let any = egress.may_allow.iter().any(|host| host == "*");
+    let policy = EgressPolicy {
+        airgap: egress.airgap,
+        may_allow: if any { None } else { Some(workers::egress::presets::expand(&egress.may_allow)?) },
+        blocked: egress.blocked.clone(),
+        hold: egress.hold_new_vendors.then(|| config.vendors(data)),
+        registries,
+        setup_secrets,
+    };
+    policy.check()?;
+    Ok(policy)
 }
 
 /// All sandboxes of this process, and which kind and why. This process is from now on an owner of sandboxes: what an

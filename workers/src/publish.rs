@@ -10,10 +10,11 @@ mod push;
 pub use check_run::check_run;
 pub(crate) use push::has_trailer;
 
-use tasks::{Code, CommitSha, Evidence, Failure, PullRequest, Task, Timestamp, TokenUsage};
+use tasks::{Code, CommitSha, EgressRecord, Evidence, Failure, Money, Phase, PullRequest, Task, Timestamp, TokenUsage};
 
 use crate::{
     checkout::{Base, Mirror, transport::Call},
+    egress::{key_of, not_allowed, presets},
     fence::Fence,
     forge::{Forge, NewPullRequest},
     repo_config::PullRequestOptions,
@@ -21,6 +22,9 @@ use crate::{
     text,
     verify::VerifiedPatch,
 };
+
+/// So many hosts are named in a line that would allow them.
+const MAX_ALLOW_ENTRIES: usize = 10;
 
 /// Who commits.
 #[derive(Debug, Clone)]
@@ -149,11 +153,9 @@ fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> R
         requester: &task.request.actor.login,
         time: text::duration_words(evidence.duration_ms),
         tokens: tokens(evidence.usage),
-        cost: evidence
-            .usage
-            .cost_microusd
-            .map(|cost| format!("${}.{:02}", cost / 1_000_000, cost % 1_000_000 / 10_000)),
+        cost: cost(evidence),
         blocked_hosts: evidence.blocked_hosts.iter().map(String::as_str).collect(),
+        allow_lines: evidence.egress.as_ref().map(allow_lines).unwrap_or_default(),
     })
     .map_err(Failure::internal)?;
     let marker = templates::status_marker(&id);
@@ -165,6 +167,34 @@ fn tokens(usage: TokenUsage) -> Option<String> {
     let part = |n: Option<u64>, way: &str| n.map(|n| format!("{} {way}", grouped(n)));
     let parts: Vec<String> = [part(usage.input, "in"), part(usage.output, "out")].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// What would allow the hosts that were refused, one line for each key of `.onramp.toml`.
+fn allow_lines(egress: &EgressRecord) -> Vec<String> {
+    let line = |phase: Phase| {
+        let refused = egress
+            .hosts
+            .iter()
+            .filter(|host| host.phase == phase && host.blocked.as_deref() == Some(&not_allowed(phase)));
+        let mut entries: Vec<String> = refused
+            .map(|host| format!("\"{}\"", presets::entry_for(host.host.split(':').next().unwrap_or_default())))
+            .collect();
+        entries.sort();
+        entries.dedup();
+        entries.truncate(MAX_ALLOW_ENTRIES);
+        (!entries.is_empty()).then(|| format!("{} = [{}]", key_of(phase), entries.join(", ")))
+    };
+    Phase::ALL.into_iter().filter_map(line).collect()
+}
+
+/// `$0.84`, and where it comes from; `None`: nobody said anything.
+fn cost(evidence: &Evidence) -> Option<String> {
+    match (evidence.usage.cost_microusd, evidence.claimed) {
+        (Some(cost), Some(_)) => Some(Money::microusd(cost).to_string()),
+        (Some(cost), None) => Some(format!("{}, as the agent says", Money::microusd(cost))),
+        (None, Some(_)) => Some("unknown, for want of a price".to_owned()),
+        (None, None) => None,
+    }
 }
 
 fn grouped(n: u64) -> String {

@@ -10,13 +10,14 @@ mod values;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tasks::{CheckResult, Code, Failure, GpuRequest};
+use tasks::{CheckResult, Code, Failure, GpuRequest, Phase};
 
-use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, PolicyTable};
-use self::values::CommandLine;
+use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, NetworkTable, PolicyTable};
 pub(crate) use self::values::glob;
+use self::values::{CommandLine, Host};
 pub use self::values::{parse_duration, parse_size};
 use crate::{
+    egress::presets,
     sandbox::{Limits, TreeFile},
     toml_problem::{TomlProblem, did_you_mean},
 };
@@ -141,11 +142,31 @@ pub struct PullRequestOptions {
     pub reviewers: Vec<String>,
 }
 
-/// The hosts that may be reached.
-#[derive(Debug, Clone, Default)]
+/// The hosts that may be reached: exact, or `.suffix`. Empty: none at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
-    /// Exact hosts, or `.suffix`. Empty: none at all.
+    /// While setup runs and while the agent works.
     pub allow: Vec<String>,
+    /// While setup runs, besides those.
+    pub setup: Vec<String>,
+    /// While checks run.
+    pub checks: Vec<String>,
+}
+
+impl Network {
+    /// Whether nothing can ever be reached.
+    pub fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.setup.is_empty() && self.checks.is_empty()
+    }
+
+    /// What can be reached in a phase.
+    pub fn of(&self, phase: Phase) -> Vec<String> {
+        match phase {
+            Phase::Setup => [self.allow.as_slice(), &self.setup].concat(),
+            Phase::Agent => self.allow.clone(),
+            Phase::Checks => self.checks.clone(),
+        }
+    }
 }
 
 /// The largest `.onramp.toml` that is read, in bytes.
@@ -247,7 +268,7 @@ impl RepoConfig {
                 labels: file.pull_request.labels,
                 reviewers: file.pull_request.reviewers,
             },
-            network: Network { allow: file.network.allow.into_iter().map(|host| host.0).collect() },
+            network: network(file.network),
         })
     }
 }
@@ -407,6 +428,23 @@ fn policy(table: PolicyTable) -> Policy {
         max_bytes: table.max_bytes.map_or(4 << 20, |size| size.0),
         binaries: table.binaries,
     }
+}
+
+/// Presets stand for their hosts from here on.
+fn network(table: NetworkTable) -> Network {
+    let hosts = |entries: Vec<Host>| {
+        let mut hosts = Vec::new();
+        for Host(entry) in entries {
+            match entry.strip_prefix(presets::PREFIX).map(presets::hosts) {
+                Some(Ok(preset)) => hosts.extend(preset.iter().cloned()),
+                // Its name was checked when it was read.
+                Some(Err(_)) => {}
+                None => hosts.push(entry),
+            }
+        }
+        hosts
+    };
+    Network { allow: hosts(table.allow), setup: hosts(table.setup), checks: hosts(table.checks) }
 }
 
 #[cfg(test)]

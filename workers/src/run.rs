@@ -4,22 +4,25 @@
 //! checks run on it in a second, fresh sandbox, and only a [`VerifiedPatch`] can be published.
 
 mod conversation;
+mod failures;
+mod outside;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
-    AgentName, CheckResult, Code, Deliver, Evidence, Failure, Outcome, Report, Source, Stage, Task, Timestamp,
+    AgentName, CheckResult, Code, Deliver, Evidence, Failure, Outcome, Phase, Report, Source, Stage, Task, Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 
-use self::conversation::Conversation;
+pub use self::failures::sandbox_failure;
+use self::{conversation::Conversation, failures::checks_failed};
 use crate::{
     agent::{self, Agents},
     artifacts::Artifacts,
     base::Bases,
     checkout::{Base, Mirror},
-    egress::{Egress, ModelProviders},
+    egress::{Egress, EgressPolicy, ModelProviders, Tally, Ways},
     environment,
     fence::Fence,
     forge::{Forge, Permission, Said},
@@ -30,8 +33,7 @@ use crate::{
     publish::{self, Identity, Publication},
     repo_config::RepoConfig,
     revision::{Revision, Start},
-    sandbox::{Sandbox, SandboxError, SandboxSpec, pool::Sandboxes},
-    text,
+    sandbox::{Sandbox, SandboxSpec, pool::Sandboxes},
     verify::{self, Verdict, Verification, VerifiedPatch},
     workspace::{Wish, Workspace},
 };
@@ -54,6 +56,8 @@ pub struct Hands {
     pub default_agent: AgentName,
     /// Where models are, and their keys.
     pub models: Arc<ModelProviders>,
+    /// What the operator says of the world outside.
+    pub egress: Arc<EgressPolicy>,
     /// The GPUs that may be lent.
     pub gpus: Gpus,
     /// Bare mirrors lie here.
@@ -141,8 +145,9 @@ async fn attempt(
             return Ok((outcome, None));
         }
     };
+    let tally = outside::tally(task, &artifacts);
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
-    let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, progress, cancel);
+    let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, &tally, progress, cancel);
     let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
     let mut conversation = Conversation::open(task, &base, &config, revision.as_ref(), &discussion, &artifacts)?;
@@ -151,11 +156,20 @@ async fn attempt(
     let verified = loop {
         if needs_agent {
             progress.tell(ProgressEvent::Stage(Stage::AgentRunning));
-            let round = conversation.round(agent, &config, egress.inside(), &artifacts, finish);
-            let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await?;
-            conversation.heard(said);
+            let round = conversation.round(agent, &config, &egress, &artifacts, finish);
+            let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await;
+            conversation.heard(match said {
+                Err(failure) if failure.code != Code::Cancelled && tally.stopped().is_some() => {
+                    outside::keep_diff(&sandbox, &mirror, &base, &artifacts, progress).await;
+                    return Err(outside::budget_spent(&tally).into());
+                }
+                said => said?,
+            });
         }
 
+        if hands.egress.airgap {
+            outside::count_interfaces(&sandbox, &tally).await;
+        }
         progress.tell(ProgressEvent::Stage(Stage::Verifying));
         let patch = or_cancelled(cancel, Patch::extract(&sandbox, &mirror, &base.commit, EXTRACT_LIMITS)).await?;
         match &revision {
@@ -180,6 +194,7 @@ async fn attempt(
             artifacts: &artifacts,
             progress,
             borrowed,
+            egress: (&hands.egress, &tally),
             cancel,
         };
         match or_cancelled(cancel, verify::verify(allowed, with)).await? {
@@ -199,7 +214,7 @@ async fn attempt(
                     borrowed,
                     started,
                 };
-                let evidence = record.evidence(&allowed, &checks, &environment, &egress);
+                let evidence = record.evidence(&allowed, &checks, &environment, &tally);
                 return Err(Stopped { failure: checks_failed(&checks), evidence: Some(Box::new(evidence)) });
             }
         }
@@ -215,7 +230,7 @@ async fn attempt(
         borrowed,
         started,
     };
-    let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &egress);
+    let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &tally);
     let evidence_json = serde_json::to_vec_pretty(&evidence).map_err(Failure::internal)?;
     artifacts.write("evidence.json", &evidence_json).map_err(Failure::internal)?;
     let outcome = match task.request.deliver {
@@ -289,6 +304,11 @@ async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Pro
     }
     let is_default = request.base.is_none() && now.is_none();
     hands.bases.want(&request.repo, is_default.then_some(&base.commit));
+    if !hands.egress.setup_secrets(&request.repo).is_empty() && hands.bases.find(&request.repo, &config).is_none() {
+        // Its setup has what it needs only while a base is prepared, never in the box of a task.
+        progress.step("prepares a base first, because setup needs secrets");
+        hands.bases.refresh(&request.repo).await;
+    }
     let Some(now) = now else {
         return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, revision: None, discussion })));
     };
@@ -311,6 +331,7 @@ async fn open_sandbox(
     base: &Base,
     config: &RepoConfig,
     borrowed: &Borrowed,
+    tally: &Arc<Tally>,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<(Sandbox, Egress), Failure> {
@@ -329,13 +350,22 @@ async fn open_sandbox(
     };
     let workspace = Workspace::open(wish).await?;
     progress.step(format!("sandbox ready: {} ({})", workspace.sandbox().kind(), workspace.environment()));
-    let egress = Egress::open(workspace.sandbox(), hands.models.clone(), &config.network.allow, cancel).await?;
+    let ways = Ways {
+        models: hands.models.clone(),
+        policy: hands.egress.clone(),
+        network: &config.network,
+        repo: &task.request.repo,
+        phase: Phase::Setup,
+        tally: tally.clone(),
+    };
+    let egress = Egress::open(workspace.sandbox(), ways, cancel).await?;
     if !workspace.is_set_up() {
         if let Some(trouble) = hands.bases.trouble(&task.request.repo) {
             progress.tell(ProgressEvent::Warning(format!("there is no base to start from: {trouble}")));
         }
         workspace.set_up(config, &egress.inside().env(), progress).await?;
     }
+    egress.enter(Phase::Agent)?;
     Ok((workspace.into_sandbox(), egress))
 }
 
@@ -389,9 +419,16 @@ struct Record<'a> {
 }
 
 impl Record<'_> {
-    fn evidence(&self, allowed: &AllowedPatch, checks: &[CheckResult], environment: &str, egress: &Egress) -> Evidence {
+    fn evidence(&self, allowed: &AllowedPatch, checks: &[CheckResult], environment: &str, tally: &Tally) -> Evidence {
         let patched = allowed.patched();
         let (n_files, n_added, n_removed) = patched.stat();
+        let egress = tally.record();
+        let said = self.conversation.usage;
+        // What the agent says of itself counts only where nothing could be measured.
+        let (usage, claimed) = match egress.metered() {
+            Some(metered) => (metered, Some(said)),
+            None => (said, None),
+        };
         Evidence {
             base: self.base.commit.clone(),
             tree: patched.tree().clone(),
@@ -404,10 +441,12 @@ impl Record<'_> {
             checks_from: self.config.origin.clone(),
             agent: self.task.request.agent.clone().unwrap_or_else(|| self.hands.default_agent.clone()),
             rounds: self.conversation.rounds,
-            usage: self.conversation.usage,
+            usage,
+            claimed,
             sandbox: self.sandbox.to_owned(),
             environment: environment.to_owned(),
-            blocked_hosts: egress.blocked_hosts(),
+            blocked_hosts: tally.blocked_hosts(),
+            egress: Some(egress),
             gpu: self.borrowed.used(),
             journal: self.task.anchor.clone(),
             findings: Vec::new(),
@@ -431,39 +470,6 @@ fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str) -> SandboxSpec 
         limits: config.limits.sandbox.clone(),
         ..SandboxSpec::new(sandbox_name(task, purpose))
     }
-}
-
-/// A sandbox error as a failure of the attempt.
-pub fn sandbox_failure(error: SandboxError) -> Failure {
-    match error {
-        SandboxError::Failure(failure) => failure,
-        SandboxError::Lost(reason) => Failure::new(Code::SandboxLost, format!("The sandbox was lost: {reason}")),
-        SandboxError::CannotRun { program, reason } => {
-            Failure::new(Code::SetupFailed, format!("`{program}` cannot be run in the sandbox: {reason}"))
-        }
-        SandboxError::Refused { operation, reason } => {
-            Failure::new(Code::PatchRefused, format!("The sandbox could not {operation}: {reason}"))
-        }
-        error @ SandboxError::TooMuch { .. } => Failure::new(Code::PatchRefused, capitalise(&error.to_string())),
-    }
-}
-
-fn capitalise(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-fn checks_failed(checks: &[CheckResult]) -> Failure {
-    let failed: Vec<&CheckResult> = checks.iter().filter(|check| check.blocks()).collect();
-    let names: Vec<String> = failed.iter().map(|check| format!("`{}`", check.name)).collect();
-    let message = match names.as_slice() {
-        [one] => format!("The check {one} failed on the change, in a clean sandbox"),
-        many => format!("{} checks failed on the change, in a clean sandbox: {}", many.len(), many.join(", ")),
-    };
-    let message = failed.iter().fold(message, |message, check| text::with_limits(message, &check.limits));
-    let detail: Vec<String> =
-        failed.iter().map(|check| format!("$ {}\n{}", check.command, check.output_tail.trim_end())).collect();
-    Failure::new(Code::ChecksFailed, message).detail(detail.join("\n\n"))
 }
 
 fn cancelled() -> Failure {

@@ -8,14 +8,14 @@ pub(crate) mod gpu;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tasks::{CheckOutcome, CheckResult, Code, Failure, RepoName, TreeSha};
+use tasks::{CheckOutcome, CheckResult, Code, Failure, Phase, RepoName, TreeSha};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     artifacts::Artifacts,
     base::Bases,
     checkout::Mirror,
-    egress::Egress,
+    egress::{Egress, EgressPolicy, Tally, Ways},
     gpu::Borrowed,
     patch::PatchedTree,
     policy::AllowedPatch,
@@ -96,6 +96,8 @@ pub struct Verification<'a> {
     pub progress: &'a Progress,
     /// Where GPUs for checks are lent from.
     pub borrowed: &'a Borrowed,
+    /// The operator's rules for what is reached outside, and where it is written down.
+    pub egress: (&'a Arc<EgressPolicy>, &'a Arc<Tally>),
     /// Stops it.
     pub cancel: &'a CancellationToken,
 }
@@ -139,11 +141,16 @@ async fn run_all(
     wanted: &(dyn Fn(&Check) -> bool + Sync),
 ) -> Result<Vec<CheckResult>, Failure> {
     let sandbox = workspace.sandbox();
-    let hosts = &with.config.network.allow;
-    let egress = match hosts.is_empty() {
+    let (policy, tally) = with.egress;
+    let network = &with.config.network;
+    // Setup and checks reach the hosts that the repository names for them, and never a model.
+    let egress = match network.is_empty() && !policy.has_registries(with.repo) {
         true => None,
-        // Checks reach the hosts that the repository names, and never a model.
-        false => Some(Egress::open(sandbox, Arc::default(), hosts, with.cancel).await?),
+        false => {
+            let (models, policy, tally) = (Arc::default(), policy.clone(), tally.clone());
+            let ways = Ways { models, policy, network, repo: with.repo, phase: Phase::Setup, tally };
+            Some(Egress::open(sandbox, ways, with.cancel).await?)
+        }
     };
     let inside = egress.as_ref().map(|egress| egress.inside().env()).unwrap_or_default();
     if !workspace.is_set_up() {
@@ -164,6 +171,9 @@ async fn run_all(
         }
         workspace.is_ready(with.config, with.progress).await?;
     }
+    if let Some(egress) = &egress {
+        egress.enter(Phase::Checks)?;
+    }
     let mut results = Vec::new();
     for (at, check) in with.config.checks.iter().enumerate().filter(|(_, check)| wanted(check)) {
         let log = format!("check-{}-{}.log", at + 1, file_name(&check.name));
@@ -171,11 +181,6 @@ async fn run_all(
         with.progress.tell(ProgressEvent::Check(result.clone()));
         results.push(result);
         workspace.restore(&format!("the check `{}`", check.name), with.progress).await?;
-    }
-    let blocked = egress.as_ref().map(Egress::blocked_hosts).unwrap_or_default();
-    if !blocked.is_empty() {
-        let hosts = blocked.join(", ");
-        with.progress.tell(ProgressEvent::Warning(format!("the checks asked for hosts that are not allowed: {hosts}")));
     }
     Ok(results)
 }

@@ -16,10 +16,12 @@ use axum::{
     response::Response,
 };
 
+use tasks::Phase;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use workers::{
-    egress::{Egress, ModelProviders, Provider},
+    egress::{Egress, Key, ModelProviders, Provider, Tally, Ways},
+    repo_config::Network,
     sandbox::{Command, Exit, HostTools, Output, Sandbox, SandboxSpec, namespace::NamespaceBackend},
 };
 
@@ -57,9 +59,19 @@ impl Model {
 
     fn providers(&self) -> Arc<ModelProviders> {
         let base_url = format!("http://127.0.0.1:{}", self.port);
-        let provider = Provider { base_url, key: Some(CANARY.to_owned().into()) };
-        Arc::new(ModelProviders { providers: BTreeMap::from([("anthropic".into(), provider)]) })
+        let provider = Provider::new("anthropic", base_url, Some(Key::fixed(CANARY.to_owned())));
+        let providers = BTreeMap::from([("anthropic".into(), provider)]);
+        Arc::new(ModelProviders { providers, ..ModelProviders::default() })
     }
+}
+
+/// The ways out of a box in which an agent works that may reach these hosts.
+async fn open(sandbox: &Sandbox, model: &Model, allow: &[String], tally: &Arc<Tally>) -> Egress {
+    let network = Network { allow: allow.to_vec(), ..Network::default() };
+    let repo = "acme/web".parse().unwrap();
+    let (models, policy, tally) = (model.providers(), Arc::default(), tally.clone());
+    let ways = Ways { models, policy, network: &network, repo: &repo, phase: Phase::Agent, tally };
+    Egress::open(sandbox, ways, &CancellationToken::new()).await.unwrap()
 }
 
 async fn sandbox(root: &Path, name: &str) -> Sandbox {
@@ -98,7 +110,7 @@ const ASK_MODEL: &str = r#"
 async fn a_program_inside_hears_the_model_as_it_speaks_and_never_holds_the_key() {
     let (root, model) = (tempfile::tempdir().unwrap(), Model::start().await);
     let sandbox = sandbox(root.path(), "model").await;
-    let egress = Egress::open(&sandbox, model.providers(), &[], &CancellationToken::new()).await.unwrap();
+    let egress = open(&sandbox, &model, &[], &Arc::default()).await;
     let inside = egress.inside().clone();
     assert_eq!(inside.urls["anthropic"], "http://127.0.0.1:8099/anthropic");
 
@@ -147,7 +159,8 @@ async fn nothing_but_the_tunnels_can_be_reached_from_inside() {
     let (root, model) = (tempfile::tempdir().unwrap(), Model::start().await);
     let sandbox = sandbox(root.path(), "alone").await;
     let allow = ["allowed.test".to_owned()];
-    let egress = Egress::open(&sandbox, model.providers(), &allow, &CancellationToken::new()).await.unwrap();
+    let tally = Arc::default();
+    let egress = open(&sandbox, &model, &allow, &tally).await;
     assert_eq!(egress.inside().env()["HTTPS_PROXY"], "http://127.0.0.1:8098");
 
     // The host's own loopback, a public address, a name, the metadata service.
@@ -170,7 +183,7 @@ async fn nothing_but_the_tunnels_can_be_reached_from_inside() {
     // Allowed, but there is no such host: the proxy looked for it.
     let said = said(&sandbox, &[], &connect("allowed.test:443")).await;
     assert!(said.starts_with("HTTP/1.1 502"), "{said}");
-    assert_eq!(egress.blocked_hosts(), ["169.254.169.254", "allowed.test:22", "evil.test"]);
+    assert_eq!(tally.blocked_hosts(), ["169.254.169.254", "allowed.test:22", "evil.test"]);
     assert!(model.seen.lock().unwrap().is_empty());
     sandbox.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 mod audit;
 mod demo;
 mod doctor;
+mod drill;
 mod explain;
 mod gc;
 mod operate;
@@ -10,6 +11,7 @@ mod run;
 mod serve;
 mod show;
 mod trigger;
+mod vendors;
 mod worker;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -80,6 +82,12 @@ enum Subcommands {
     /// Check the journal, which is the audit log, or read it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// List the models, hosts, images and agents that tasks dealt with, and say what you know of them
+    Vendors(vendors::VendorsArgs),
+    /// Do a recorded task again with a vendor blocked, and say what breaks
+    ExitDrill(drill::DrillArgs),
+    /// List the presets of hosts that `.onramp.toml` can allow
+    Presets,
     /// Look whether this machine can do what it is configured for, and say what to mend
     Doctor(doctor::DoctorArgs),
     /// Remove sandboxes that nobody works with and bases that nobody needs
@@ -140,6 +148,7 @@ fn configured(global: &Global) -> Result<Config, Failure> {
 async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<u8, Failure> {
     match cli.command {
         Subcommands::Explain { code } => return explain::explain(code.as_deref()),
+        Subcommands::Presets => return Ok(vendors::list_presets()),
         Subcommands::Schema => {
             print!("{}", workers::repo_config::json_schema());
             return Ok(0);
@@ -157,6 +166,8 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Resume(_)
         | Subcommands::Cancel(_)
         | Subcommands::Trigger(_)
+        | Subcommands::Vendors(_)
+        | Subcommands::ExitDrill(_)
         | Subcommands::Audit(_) => {}
     }
     let config = configured(&cli.global)?;
@@ -180,6 +191,8 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
         Subcommands::Trigger(command) => trigger::run(&setting, command),
         Subcommands::Audit(command) => audit::run(&setting, command),
-        Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Schema => Ok(0),
+        Subcommands::Vendors(args) => vendors::vendors(&setting, args),
+        Subcommands::ExitDrill(args) => drill::drill(setting, args).await,
+        Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Presets | Subcommands::Schema => Ok(0),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tasks::{CheckResult, Evidence, GpuUse};
+use tasks::{CheckResult, EgressRecord, Evidence, GpuUse};
 use workers::{
     progress::{Progress, ProgressEvent},
     text,
@@ -101,11 +101,44 @@ impl Show {
             ("gpu", evidence.gpu.as_ref().map_or_else(String::new, gpu_words)),
             ("agent", format!("{}, {} round(s)", evidence.agent, evidence.rounds)),
             ("time", text::duration_words(evidence.duration_ms)),
+            ("models", evidence.egress.as_ref().map_or_else(String::new, models_words)),
+            ("outside", evidence.egress.as_ref().map_or_else(String::new, outside_words)),
         ];
         for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
             self.write(&format!("  {name:<8}{value}\n"));
         }
     }
+}
+
+/// What each model cost. A price that nobody knows is said to be unknown.
+fn models_words(egress: &EgressRecord) -> String {
+    let words = egress.models.iter().map(|model| {
+        let (read, cached, written) = (model.tokens.input, model.tokens.cached, model.tokens.output);
+        let cost = model.known_cost().map_or_else(|| "price unknown".to_owned(), |cost| cost.to_string());
+        let (n, name) = (model.n_exchanges, text::clean(model.model.as_bytes()));
+        format!(
+            "{name} at {}: {n} answers, {read} tokens read ({cached} cached), {written} written, {cost}",
+            model.provider
+        )
+    });
+    words.collect::<Vec<_>>().join("; ")
+}
+
+/// What was reached, and what was refused.
+fn outside_words(egress: &EgressRecord) -> String {
+    let (reached, refused): (Vec<_>, Vec<_>) = egress.hosts.iter().partition(|host| host.blocked.is_none());
+    let names = |hosts: &[&tasks::HostUse]| hosts.iter().map(|host| host.host.as_str()).collect::<Vec<_>>().join(", ");
+    let mut words = format!("{} connections to the public internet", egress.n_external);
+    if let Some(n_bytes) = egress.interface_bytes {
+        words.push_str(&format!(", {n_bytes} bytes on network interfaces of the sandbox"));
+    }
+    if !reached.is_empty() {
+        words.push_str(&format!("; reached {}", names(&reached)));
+    }
+    if !refused.is_empty() {
+        words.push_str(&format!("; refused {}", names(&refused)));
+    }
+    words
 }
 
 fn gpu_words(used: &GpuUse) -> String {

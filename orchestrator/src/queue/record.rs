@@ -303,6 +303,11 @@ fn bounded_evidence(mut evidence: Box<Evidence>) -> Box<Evidence> {
         check.command = head(std::mem::take(&mut check.command), 200);
     }
     evidence.blocked_hosts.truncate(MAX_HOSTS);
+    if let Some(egress) = &mut evidence.egress {
+        egress.n_unlisted += egress.hosts.len().saturating_sub(MAX_HOSTS) as u64;
+        egress.hosts.truncate(MAX_HOSTS);
+        egress.models.truncate(MAX_HOSTS);
+    }
     evidence.findings.truncate(MAX_VIOLATIONS);
     for finding in &mut evidence.findings {
         finding.message = head(std::mem::take(&mut finding.message), 300);

@@ -167,6 +167,8 @@ fn evidence(output: &str) -> Evidence {
         sandbox: "namespace".into(),
         environment: "host tools".into(),
         blocked_hosts: vec![],
+        claimed: None,
+        egress: None,
         gpu: None,
         journal: None,
         findings: vec![],

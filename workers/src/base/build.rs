@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tasks::{Failure, RepoName};
+use secrecy::ExposeSecret as _;
+use tasks::{Failure, Phase, RepoName};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bases, Record, recipe};
+use super::{Bases, Record, recipe, residue};
 use crate::{
     checkout::{Base, Mirror},
-    egress::Egress,
+    egress::{Egress, Ways},
     environment,
     progress::Progress,
     repo_config::RepoConfig,
@@ -74,13 +75,23 @@ impl Bases {
         let wish = Wish { sandboxes: &self.sandboxes, bases: None, mirror, repo, tree: &tree, config, spec: &spec };
         let workspace = Workspace::open(wish).await?;
         // Setup of a base reaches the hosts that the repository names, and never a model.
-        let hosts = &config.network.allow;
-        let egress = match hosts.is_empty() {
+        let egress = match config.network.is_empty() && !self.egress.has_registries(repo) {
             true => None,
-            false => Some(Egress::open(workspace.sandbox(), Arc::default(), hosts, &cancel).await?),
+            false => {
+                let (models, policy, tally) = (Arc::default(), self.egress.clone(), Arc::default());
+                let ways = Ways { models, policy, network: &config.network, repo, phase: Phase::Setup, tally };
+                Some(Egress::open(workspace.sandbox(), ways, &cancel).await?)
+            }
         };
         let inside = egress.as_ref().map(|egress| egress.inside().env()).unwrap_or_default();
-        workspace.set_up(config, &inside, &progress).await?;
+        let secrets = self.egress.setup_secrets(repo);
+        let mut setup_env = inside.clone();
+        setup_env.extend(secrets.iter().map(|secret| (secret.name.clone(), secret.value.expose_secret().to_owned())));
+        workspace.set_up(config, &setup_env, &progress).await?;
+        if !secrets.is_empty() {
+            // What setup left running has them too.
+            workspace.sandbox().kill_all().await.map_err(sandbox_failure)?;
+        }
         for line in &config.environment.prebuild {
             let mut output = text::Tail::default();
             let ran = workspace.sandbox().run(&command(config, &inside, line), &mut |piece| output.push(piece)).await;
@@ -93,6 +104,7 @@ impl Bases {
         }
         workspace.restore("setup and prebuild", &progress).await?;
         workspace.sandbox().kill_all().await.map_err(sandbox_failure)?;
+        residue::none_left(workspace.sandbox(), &secrets).await?;
         workspace.settle().await;
         Ok(workspace)
     }

@@ -8,6 +8,7 @@ mod build;
 mod collect;
 mod recipe;
 mod record;
+mod residue;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::record::Shelf;
 pub use self::{collect::Collected, record::Record};
 use crate::{
+    egress::EgressPolicy,
     forge::Forge,
     repo_config::RepoConfig,
     sandbox::{Update, pool::Sandboxes},
@@ -72,10 +74,13 @@ pub struct Bases {
     shelf: Shelf,
     sandboxes: Arc<Sandboxes>,
     forge: Arc<dyn Forge>,
+    egress: Arc<EgressPolicy>,
     mirrors: PathBuf,
     clock: fn() -> Timestamp,
     wanted: Mutex<BTreeMap<RepoName, Wanted>>,
     changed: Notify,
+    /// One base is built after the other: what is kept and has no record yet would be taken for nobody's.
+    building: tokio::sync::Mutex<()>,
 }
 
 /// A repository whose tasks come here.
@@ -99,7 +104,14 @@ impl Bases {
         clock: fn() -> Timestamp,
     ) -> Self {
         let (wanted, changed) = (Mutex::default(), Notify::new());
-        Self { options, shelf: Shelf::new(dir), sandboxes, forge, mirrors, clock, wanted, changed }
+        let (egress, building) = (Arc::default(), tokio::sync::Mutex::default());
+        Self { options, shelf: Shelf::new(dir), sandboxes, forge, egress, mirrors, clock, wanted, changed, building }
+    }
+
+    /// The same under the operator's rules for what is reached outside.
+    #[must_use]
+    pub fn under(self, egress: Arc<EgressPolicy>) -> Self {
+        Self { egress, ..self }
     }
 
     /// The newest base for this repository and configuration. It may be gone a moment later: then its box does not start.
@@ -210,6 +222,7 @@ impl Bases {
 
     /// Looks at one repository and builds a base where there is none for what it is now. The old one serves meanwhile.
     pub async fn refresh(&self, repo: &RepoName) {
+        let _turn = self.building.lock().await;
         let result = self.build(repo).await;
         let now = (self.clock)();
         if let Err(failure) = &result {

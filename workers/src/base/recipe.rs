@@ -61,7 +61,7 @@ pub(super) fn of(config: &RepoConfig, backend: &dyn SandboxBackend) -> String {
         "setup": environment.setup,
         "prebuild": environment.prebuild,
         "env": environment.env,
-        "hosts": config.network.allow,
+        "hosts": [config.network.allow, config.network.setup],
         "rebuild_on": environment.rebuild_on,
     });
     hex::encode(Sha256::digest(parts.to_string()))

@@ -1,8 +1,10 @@
 //! The far end of a sandbox's tunnels: the only way out of a box that has no network.
 //!
-//! Two listeners may open inside. The model gateway ([`models`]) takes requests that carry this sandbox's own token and
-//! sends them on with the real key, so that a key never enters a sandbox. The allow-list proxy ([`proxy`]) is there only
-//! when the repository's configuration names hosts. Both run on the host; a program inside sees two loopback ports.
+//! Two listeners open inside. The model gateway ([`models`]) takes requests that carry this sandbox's own token and sends
+//! them on with the real key, so that a key never enters a sandbox. The allow-list proxy ([`proxy`]) reaches the hosts that
+//! the repository's configuration names for the phase at hand, and says why it reaches no other. Over both stand the
+//! operator's rules ([`policy`]), and both write down what was asked of them ([`tally`]). They run on the host; a program
+//! inside sees two loopback ports.
 //!
 //! What a model's URL inside means, decided here once: the first part of the path names the provider and is cut off; the
 //! rest is added to the provider's `base_url`. `http://127.0.0.1:8099/openai/v1/responses` is
@@ -10,21 +12,32 @@
 //! (`https://host/v1`, as many tools want it written) does not get it twice.
 
 pub(crate) mod models;
+mod policy;
+pub mod presets;
 mod proxy;
+mod tally;
+pub mod vendors;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::Future,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use secrecy::SecretString;
-use tasks::{Code, Failure};
+use tasks::{Code, Failure, Phase, RepoName};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{models::Models, proxy::Proxy};
-use crate::sandbox::{Sandbox, SandboxError, Tunnel, Tunnels};
+pub(crate) use self::proxy::{key_of, not_allowed};
+use self::{
+    models::Models,
+    proxy::{Doors, Proxy},
+};
+pub use self::{
+    models::{Fallback, Key, ModelProviders, Path, Patience, Prices, Provider, Speaks},
+    policy::{EgressPolicy, Registry, SetupSecret},
+    tally::Tally,
+};
+use crate::{
+    repo_config::Network,
+    sandbox::{Sandbox, SandboxError, Tunnel, Tunnels},
+};
 
 /// The port of the model gateway inside a sandbox.
 pub const MODELS_PORT: u16 = 8099;
@@ -33,23 +46,21 @@ pub const PROXY_PORT: u16 = 8098;
 
 /// So many tunnels of one listener are served at once; further ones wait. A fork bomb inside costs no memory outside.
 const MAX_TUNNELS: usize = 128;
-/// So many refused hosts are remembered per sandbox.
-const MAX_BLOCKED_HOSTS: usize = 100;
 
-/// Where real models are, and their keys. Never leaves the worker.
-#[derive(Debug, Clone, Default)]
-pub struct ModelProviders {
-    /// By protocol family: `anthropic`, `openai`, `gemini`. Any other name speaks as `openai` does.
-    pub providers: BTreeMap<String, Provider>,
-}
-
-/// One provider.
-#[derive(Debug, Clone)]
-pub struct Provider {
-    /// `https://api.anthropic.com`, or any compatible one.
-    pub base_url: String,
-    /// The key; `None`: the provider wants none (a local model server).
-    pub key: Option<SecretString>,
+/// What the ways out of one sandbox are made of.
+pub struct Ways<'a> {
+    /// The models that may be asked; none of them where only setup and checks run.
+    pub models: Arc<ModelProviders>,
+    /// The operator's rules.
+    pub policy: Arc<EgressPolicy>,
+    /// The repository's list of hosts.
+    pub network: &'a Network,
+    /// The repository.
+    pub repo: &'a RepoName,
+    /// What runs first in it.
+    pub phase: Phase,
+    /// Where all that is asked for is written down.
+    pub tally: Arc<Tally>,
 }
 
 /// What programs inside a sandbox are told of the gateway. Holds no real credential.
@@ -84,59 +95,79 @@ impl GatewayInside {
     pub fn env(&self) -> BTreeMap<String, String> {
         let Some(proxy) = &self.proxy else { return BTreeMap::new() };
         let to_proxy = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"].map(|name| (name, proxy.as_str()));
-        let direct = ["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1"));
+        let direct = ["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1,0.0.0.0"));
         to_proxy.into_iter().chain(direct).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
 
 /// Serves the tunnels of one sandbox until it is dropped.
-#[derive(Debug)]
 pub struct Egress {
     inside: GatewayInside,
-    blocked: Arc<BlockedHosts>,
+    models: Arc<Models>,
+    proxy: Option<Arc<Proxy>>,
+    network: Network,
     cancel: CancellationToken,
     serving: TaskTracker,
 }
 
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Egress").field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
 impl Egress {
-    /// Opens the listeners inside and serves them: the model gateway always, the proxy when `allow` names a host.
+    /// Opens the listeners inside and serves them: the model gateway always, the proxy where an agent works (which is told
+    /// what it may not reach) and where a host may be reached at all.
     ///
     /// # Errors
-    /// E007 for an entry of `allow` that is no host; whatever the sandbox says when it cannot listen.
-    pub async fn open(
-        sandbox: &Sandbox,
-        providers: Arc<ModelProviders>,
-        allow: &[String],
-        cancel: &CancellationToken,
-    ) -> Result<Self, Failure> {
-        let blocked = Arc::new(BlockedHosts::default());
-        let proxy = match allow {
-            [] => None,
-            hosts => Some(Arc::new(Proxy::new(hosts, Arc::clone(&blocked))?)),
+    /// E007 for an entry of the list that is no host; E006 when the operator's rules cannot be read; whatever the sandbox
+    /// says when it cannot listen.
+    pub async fn open(sandbox: &Sandbox, ways: Ways<'_>, cancel: &CancellationToken) -> Result<Self, Failure> {
+        let Ways { models: providers, policy, network, repo, phase, tally } = ways;
+        let rules = policy.rules()?;
+        let doors = Doors::new(policy, repo.clone());
+        let for_agent = !providers.providers.is_empty() || phase == Phase::Agent;
+        let proxy = match for_agent || !network.is_empty() || !doors.is_empty() {
+            true => {
+                let hosts = network.of(phase);
+                Some(Arc::new(Proxy::new(phase, &hosts, Arc::clone(&rules), Arc::clone(&tally), doors)?))
+            }
+            false => None,
         };
         let token = models::random_token()?;
         let inside = GatewayInside::new(&providers, token.clone(), proxy.is_some());
-        let models = Arc::new(Models::new(providers, token));
+        let models = Arc::new(Models::new(providers, rules, tally, token));
 
         // From here on a return drops `egress`, which ends what was started.
-        let egress = Self { inside, blocked, cancel: cancel.child_token(), serving: TaskTracker::new() };
+        let (cancel, serving) = (cancel.child_token(), TaskTracker::new());
+        let egress = Self { inside, models, proxy, network: network.clone(), cancel, serving };
         let tunnels = sandbox.listen(MODELS_PORT).await.map_err(cannot_listen)?;
+        let models = Arc::clone(&egress.models);
         egress.serve(tunnels, move |tunnel| Arc::clone(&models).serve(tunnel));
-        if let Some(proxy) = proxy {
+        if let Some(proxy) = egress.proxy.clone() {
             let tunnels = sandbox.listen(PROXY_PORT).await.map_err(cannot_listen)?;
             egress.serve(tunnels, move |tunnel| Arc::clone(&proxy).serve(tunnel));
         }
         Ok(egress)
     }
 
+    /// From now on something else runs inside: other hosts may be reached, and what was opened before is cut.
+    ///
+    /// # Errors
+    /// E007.
+    pub fn enter(&self, phase: Phase) -> Result<(), Failure> {
+        self.proxy.as_ref().map_or(Ok(()), |proxy| proxy.enter(phase, &self.network.of(phase)))
+    }
+
+    /// The gateway, for an agent whose loop runs on this side.
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
+    }
+
     /// What to tell programs inside.
     pub fn inside(&self) -> &GatewayInside {
         &self.inside
-    }
-
-    /// Hosts that were asked for and refused, sorted, each once; at most 100.
-    pub fn blocked_hosts(&self) -> Vec<String> {
-        self.blocked.lock().iter().cloned().collect()
     }
 
     /// Ends every connection and waits until all of them are gone. Dropping ends them too, without the wait.
@@ -172,30 +203,43 @@ impl Drop for Egress {
     }
 }
 
+/// The model gateway by itself, over any stream: what a sandbox's tunnels end in.
+#[derive(Debug, Clone)]
+pub struct Gateway(Arc<Models>);
+
+impl Gateway {
+    /// A gateway, and the token that it wants.
+    ///
+    /// # Errors
+    /// E006 when the operator's rules cannot be read.
+    pub fn new(
+        models: Arc<ModelProviders>,
+        policy: &EgressPolicy,
+        tally: Arc<Tally>,
+    ) -> Result<(Self, String), Failure> {
+        let token = models::random_token()?;
+        Ok((Self(Arc::new(Models::new(models, policy.rules()?, tally, token.clone()))), token))
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve<S>(&self, stream: S)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        Arc::clone(&self.0).serve(stream).await;
+    }
+}
+
+/// Whether a host may lie on the public internet.
+pub fn is_outside(host: &str) -> bool {
+    policy::Rules::is_outside(host)
+}
+
 fn cannot_listen(error: SandboxError) -> Failure {
     match error {
         SandboxError::Failure(failure) => failure,
         error => Failure::new(Code::SandboxLost, "The sandbox could not open its way to the model gateway")
             .detail(error.to_string()),
-    }
-}
-
-/// The hosts that one sandbox asked for in vain. Bounded, because the sandbox chooses the names.
-#[derive(Debug, Default)]
-struct BlockedHosts(Mutex<BTreeSet<String>>);
-
-impl BlockedHosts {
-    /// Remembers `host` unless it is no readable name or there are too many already.
-    fn insert(&self, host: &str) {
-        let readable = !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_graphic());
-        let mut hosts = self.lock();
-        if readable && hosts.len() < MAX_BLOCKED_HOSTS {
-            hosts.insert(host.to_ascii_lowercase());
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,7 +250,7 @@ mod tests {
     #[test]
     fn programs_inside_learn_urls_and_a_token_but_no_key() {
         let mut providers = ModelProviders::default();
-        let provider = Provider { base_url: "http://10.0.0.7:8000".into(), key: Some("canary-key".to_owned().into()) };
+        let provider = Provider::new("local", "http://10.0.0.7:8000", Some(Key::fixed("canary-key".to_owned())));
         providers.providers.insert("local".into(), provider);
         let inside = GatewayInside::new(&providers, "tok".into(), false);
         insta::assert_debug_snapshot!(inside, @r#"
@@ -231,26 +275,11 @@ mod tests {
         {
             "HTTPS_PROXY": "http://127.0.0.1:8098",
             "HTTP_PROXY": "http://127.0.0.1:8098",
-            "NO_PROXY": "localhost,127.0.0.1,::1",
+            "NO_PROXY": "localhost,127.0.0.1,::1,0.0.0.0",
             "http_proxy": "http://127.0.0.1:8098",
             "https_proxy": "http://127.0.0.1:8098",
-            "no_proxy": "localhost,127.0.0.1,::1",
+            "no_proxy": "localhost,127.0.0.1,::1,0.0.0.0",
         }
         "#);
-    }
-
-    #[test]
-    fn the_list_of_blocked_hosts_is_bounded_and_readable() {
-        let blocked = BlockedHosts::default();
-        blocked.insert("Example.ORG");
-        blocked.insert("example.org");
-        blocked.insert("evil\u{1b}[2J.org");
-        blocked.insert("");
-        blocked.insert(&"x".repeat(300));
-        assert_eq!(blocked.lock().iter().collect::<Vec<_>>(), ["example.org"]);
-        for n in 0..1000 {
-            blocked.insert(&format!("host-{n}.test"));
-        }
-        assert_eq!(blocked.lock().len(), MAX_BLOCKED_HOSTS);
     }
 }

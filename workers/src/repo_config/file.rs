@@ -235,7 +235,14 @@ impl From<DraftValue> for Draft {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NetworkTable {
-    /// Host names, or ".example.com" for every host below one. Empty: none at all.
+    /// Hosts for setup and agent: names, ".example.com" for every host below one, or "preset:crates" and its like, which
+    /// `onramp presets` lists. Empty: none at all.
     #[serde(default)]
     pub(super) allow: Vec<Host>,
+    /// Hosts for setup only, besides `allow`.
+    #[serde(default)]
+    pub(super) setup: Vec<Host>,
+    /// Hosts for the checks. Default: none, so that what passes does not depend on the world outside.
+    #[serde(default)]
+    pub(super) checks: Vec<Host>,
 }

@@ -10,7 +10,7 @@ use serde::{
 };
 use tasks::{GpuRequest, gpu::MAX_GPUS};
 
-use crate::forbidden;
+use crate::{egress::presets, forbidden};
 
 /// Parses `90s`, `15m`, `1h30m`, `7d`.
 ///
@@ -193,13 +193,16 @@ text_value!(
 );
 
 text_value!(
-    /// A host name, or a suffix that starts with a dot.
-    Host(String), "a host such as \"example.com\"", r"^\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$", parse_host
+    /// A host name, a suffix that starts with a dot, or the name of a preset.
+    Host(String), "a host such as \"example.com\"", r"^(preset:[a-z0-9-]+|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)$", parse_host
 );
 
 /// `example.com`, or `.example.com` for everything below it. Addresses are refused: a name says who is meant, and a
 /// numeric address could be the worker's own network.
 fn parse_host(text: &str) -> Result<String, String> {
+    if let Some(name) = text.strip_prefix(presets::PREFIX) {
+        return presets::hosts(name).map(|_| text.to_owned());
+    }
     if let Some(rest) = text.strip_prefix("*.") {
         return Err(format!("{text:?} is not a host; write \".{rest}\" for every host below it"));
     }

@@ -62,7 +62,7 @@ impl Conversation {
         &'a mut self,
         agent: &'a agent::AgentDefinition,
         config: &'a RepoConfig,
-        gateway: &'a crate::egress::GatewayInside,
+        egress: &'a crate::egress::Egress,
         artifacts: &'a Artifacts,
         finish: &'a CancellationToken,
     ) -> Round<'a> {
@@ -72,7 +72,8 @@ impl Conversation {
             prompt: &self.prompt,
             resume: self.session.as_deref(),
             env: &config.environment.env,
-            gateway,
+            gateway: egress.inside(),
+            models: Some(egress.models()),
             time: config.limits.time,
             idle: config.limits.idle,
             artifacts,

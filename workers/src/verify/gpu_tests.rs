@@ -61,6 +61,7 @@ async fn verified(room: &Room, config: &RepoConfig, borrowed: &Borrowed) -> (Res
         artifacts: &room.artifacts,
         progress: &progress,
         borrowed,
+        egress: (&Arc::default(), &Arc::default()),
         cancel: &CancellationToken::new(),
     };
     let verdict = verify(room.allowed.clone(), with).await;

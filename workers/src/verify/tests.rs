@@ -126,6 +126,7 @@ impl Room {
             artifacts: &self.artifacts,
             progress,
             borrowed: &Borrowed::default(),
+            egress: (&Arc::default(), &Arc::default()),
             cancel,
         };
         let verdict = verify(self.allowed.clone(), with).await;

@@ -33,7 +33,7 @@ use crate::{
     suite::{Backend, run, sh, spec},
 };
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sandbox/probes/program.rs");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sandbox/probes");
 /// Where the compiled program is, for a test that cannot compile it.
 const PROGRAM: &str = "ONRAMP_TEST_PROBE";
 const NOBODY: u32 = 65_534;
@@ -55,15 +55,24 @@ fn program() -> PathBuf {
 }
 
 fn compile() -> PathBuf {
+    compiled("program")
+}
+
+/// One of the programs in `probes/`, compiled.
+pub(crate) fn compiled(name: &str) -> PathBuf {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let source = Path::new(SOURCES).join(format!("{name}.rs"));
     let mut hasher = DefaultHasher::new();
-    (include_bytes!("probes/program.rs"), include_bytes!("probes/acts.rs")).hash(&mut hasher);
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probes-{:016x}", hasher.finish()));
+    (std::fs::read(&source).unwrap(), include_bytes!("probes/acts.rs")).hash(&mut hasher);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probes-{name}-{:016x}", hasher.finish()));
     if path.exists() {
         return path;
     }
     let fresh = path.with_extension(std::process::id().to_string());
     let output = std::process::Command::new("rustc")
-        .args([SOURCE, "--edition", "2024", "--crate-name", "probes", "-C", "target-feature=+crt-static"])
+        .arg(&source)
+        .args(["--edition", "2024", "--crate-name", "probes", "-C", "target-feature=+crt-static"])
         .args(["-C", "opt-level=1", "-C", "panic=abort", "-C", "strip=symbols", "-o"])
         .arg(&fresh)
         .output()

@@ -2,6 +2,7 @@
 
 pub(crate) mod bases;
 pub(crate) mod commands;
+pub(crate) mod egress;
 pub(crate) mod files;
 pub(crate) mod flow;
 pub(crate) mod walls;
@@ -59,6 +60,9 @@ macro_rules! for_each_behaviour {
                 a_tunnel_that_nobody_reads_holds_up_nobody
                 nothing_inside_gets_at_the_guest
                 there_is_no_network_and_no_privilege
+            }
+            egress {
+                nothing_gets_out_that_was_not_allowed
             }
             walls {
                 out_of_memory_is_named_and_survived
