@@ -7,6 +7,7 @@ mod bad_input;
 mod bases;
 mod checks;
 mod door;
+mod egress;
 mod gpu;
 mod hooks;
 mod limits;

@@ -1,10 +1,11 @@
-//! A model that follows a script, behind the protocols of the real ones: Anthropic's Messages and OpenAI's Responses,
-//! both streamed.
+//! A model that follows a script, behind the protocols of the real ones: Anthropic's Messages, OpenAI's chat completions
+//! and Responses, streamed; and what goes wrong with real ones.
 //!
 //! Which turn comes next is read from the conversation itself (how many results of tools it holds), so that a repeated
 //! request gets the same answer. Requests are kept: they show which key arrived, and what the agent's tools found.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -49,6 +50,20 @@ struct Inner {
     key: String,
     script: Vec<Turn>,
     asked: Mutex<Vec<Asked>>,
+    faults: Mutex<VecDeque<Fault>>,
+}
+
+/// What goes wrong with one request, in place of an answer or in the middle of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This status, with an error in the body.
+    Status(u16),
+    /// The stream ends in the middle.
+    Cut,
+    /// No answer ever begins.
+    Hang,
+    /// The answer comes in crumbs of a few bytes.
+    Drip,
 }
 
 impl Inner {
@@ -62,10 +77,16 @@ impl ScriptedModel {
     pub async fn start(key: &str, script: Vec<Turn>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let inner = Arc::new(Inner { key: key.to_owned(), script, asked: Mutex::default() });
+        let (asked, faults) = (Mutex::default(), Mutex::default());
+        let inner = Arc::new(Inner { key: key.to_owned(), script, asked, faults });
         let router = axum::Router::new().fallback(serve).with_state(inner.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving does not end") });
         Self { address, inner, task }
+    }
+
+    /// The next requests of the model go wrong so, one after the other. Questions about it (a count of tokens) do not.
+    pub fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.inner.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
     }
 
     /// Where it lies, without a path.
@@ -104,12 +125,42 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response 
             json!({ "type": "error", "error": { "type": "authentication_error", "message": "invalid x-api-key" } });
         return (StatusCode::UNAUTHORIZED, axum::Json(error)).into_response();
     }
-    match path.trim_start_matches("/v1") {
+    let path = path.trim_start_matches("/v1");
+    let is_asked = matches!(path, "/messages" | "/responses" | "/chat/completions");
+    let fault = is_asked.then(|| inner.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front()).flatten();
+    if let Some(Fault::Status(status)) = fault {
+        let error = json!({ "type": "error", "error": { "type": "api_error", "message": "scripted failure" } });
+        let status = StatusCode::from_u16(status).expect("a status");
+        return (status, [(header::RETRY_AFTER, "0")], axum::Json(error)).into_response();
+    }
+    let answer = match path {
         "/messages" => messages(&inner, &body),
         "/messages/count_tokens" => axum::Json(json!({ "input_tokens": 100 })).into_response(),
         "/responses" => responses(&inner, &body),
+        "/chat/completions" => chat(&inner, &body),
         _ => (StatusCode::NOT_FOUND, axum::Json(json!({ "error": { "message": "Not found" } }))).into_response(),
+    };
+    match fault {
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Cut | Fault::Drip) => in_crumbs(answer, fault == Some(Fault::Cut)).await,
+        Some(Fault::Status(_)) | None => answer,
     }
+}
+
+/// An answer a few bytes at a time, to its end or to its middle only.
+async fn in_crumbs(answer: Response, cut: bool) -> Response {
+    let (mut parts, body) = answer.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let whole = to_bytes(body, 64 << 20).await.unwrap_or_default();
+    let end = if cut { whole.len() / 2 } else { whole.len() };
+    let crumbs = whole[..end].chunks(64).map(|crumb| Ok(bytes::Bytes::copy_from_slice(crumb))).collect::<Vec<_>>();
+    let broken = cut.then(|| Err(std::io::Error::other("scripted cut")));
+    let crumbs = futures_util::stream::iter(crumbs.into_iter().chain(broken));
+    let slowly = futures_util::StreamExt::then(crumbs, async |crumb| {
+        tokio::task::yield_now().await;
+        crumb
+    });
+    Response::from_parts(parts, Body::from_stream(slowly))
 }
 
 impl Inner {
@@ -162,6 +213,40 @@ fn messages(inner: &Inner, body: &Value) -> Response {
         json!({ "type": "message_delta", "delta": { "stop_reason": stop, "stop_sequence": null }, "usage": usage }),
         json!({ "type": "message_stop" }),
     ])
+}
+
+/// Chat completions, streamed or not. As the real one, a stream tells its tokens only to who asks for them.
+fn chat(inner: &Inner, body: &Value) -> Response {
+    let conversation = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let n = conversation.iter().filter(|message| message["role"] == "tool").count();
+    let turn = match body["tools"].as_array().is_some_and(|tools| !tools.is_empty()) {
+        true => inner.turn(n),
+        false => Turn::Say("A change"),
+    };
+    let (message, finish) = match turn {
+        Turn::Call(name, input) => {
+            let function = json!({ "name": name, "arguments": input.to_string() });
+            let call = json!({ "index": 0, "id": fresh("call"), "type": "function", "function": function });
+            (json!({ "role": "assistant", "content": null, "tool_calls": [call] }), "tool_calls")
+        }
+        Turn::Say(text) => (json!({ "role": "assistant", "content": text }), "stop"),
+    };
+    let usage = json!({ "prompt_tokens": 120, "completion_tokens": 30, "total_tokens": 150 });
+    let part = |object: &str, choice: Value| json!({ "id": "chat", "object": object, "model": body["model"], "choices": [choice] });
+    if body["stream"] != true {
+        let mut whole = part("chat.completion", json!({ "index": 0, "message": message, "finish_reason": finish }));
+        whole["usage"] = usage;
+        return axum::Json(whole).into_response();
+    }
+    let mut parts = vec![
+        part("chat.completion.chunk", json!({ "index": 0, "delta": message, "finish_reason": null })),
+        part("chat.completion.chunk", json!({ "index": 0, "delta": {}, "finish_reason": finish })),
+    ];
+    if body["stream_options"]["include_usage"] == true {
+        parts.push(json!({ "id": "chat", "object": "chat.completion.chunk", "choices": [], "usage": usage }));
+    }
+    let stream: String = parts.iter().map(|part| format!("data: {part}\n\n")).collect();
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(format!("{stream}data: [DONE]\n\n"))).into_response()
 }
 
 fn responses(inner: &Inner, body: &Value) -> Response {

@@ -11,7 +11,7 @@ use std::{
 
 use orchestrator::{
     Parts, Running,
-    config::{BackendChoice, Config, Model, Period, Secret, Surroundings},
+    config::{BackendChoice, Config, Period, Secret, Surroundings},
     poll::Poller,
     stale::StaleWatch,
 };
@@ -138,8 +138,9 @@ impl Setup {
     #[must_use]
     pub fn model(self, provider: &'static str, url: String) -> Self {
         self.configure(move |config| {
-            let model = Model { base_url: url, key: Secret::known(Self::model_key()) };
-            config.models.insert(provider.to_owned(), model);
+            let key = Secret::known(Self::model_key());
+            let model = config.models.entry(provider.to_owned()).or_default();
+            (model.base_url, model.key) = (url, key);
         })
     }
 
