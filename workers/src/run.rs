@@ -348,7 +348,7 @@ async fn open_sandbox(
         config,
         spec: &spec,
     };
-    let workspace = Workspace::open(wish).await?;
+    let workspace = Workspace::open(&wish).await?;
     progress.step(format!("sandbox ready: {} ({})", workspace.sandbox().kind(), workspace.environment()));
     let ways = Ways {
         models: hands.models.clone(),

@@ -130,9 +130,14 @@ async fn in_fresh_sandbox(
     wanted: &(dyn Fn(&Check) -> bool + Sync),
 ) -> Result<(Vec<CheckResult>, String), Failure> {
     let &Verification { sandboxes, bases, mirror, repo, config, .. } = with;
-    let workspace = Workspace::open(Wish { sandboxes, bases, mirror, repo, tree, config, spec }).await?;
-    let environment = workspace.environment();
-    Ok((run_all(&workspace, with, wanted).await?, environment))
+    let wish = Wish { sandboxes, bases, mirror, repo, tree, config, spec };
+    let mut workspace = Workspace::begin(&wish).await?;
+    let mut results = run_all(&workspace, with, wanted).await;
+    if results.is_err() && !workspace.holds_its_tree() {
+        workspace = workspace.again(&wish).await?;
+        results = run_all(&workspace, with, wanted).await;
+    }
+    Ok((results?, workspace.environment()))
 }
 
 async fn run_all(

@@ -51,11 +51,23 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// A box with the tree in its workspace, from a base where one serves. [`Workspace::is_set_up`] says whether the setup
     /// commands have run already.
-    pub(crate) async fn open(wish: Wish<'_>) -> Result<Self, Failure> {
+    pub(crate) async fn open(wish: &Wish<'_>) -> Result<Self, Failure> {
+        let workspace = Self::begin(wish).await?;
+        match workspace.sandbox.settle().await {
+            Ok(()) => Ok(workspace),
+            Err(_) if workspace.base.is_some() => workspace.again(wish).await,
+            Err(error) => Err(sandbox_failure(error)),
+        }
+    }
+
+    /// As [`Workspace::open`], without the wait for what is on its way into the box: what comes next follows right behind.
+    /// Whoever fails with it asks [`Workspace::holds_its_tree`], and if it does not, begins once more with
+    /// [`Workspace::again`].
+    pub(crate) async fn begin(wish: &Wish<'_>) -> Result<Self, Failure> {
         if let Some(bases) = wish.bases
             && let Some(record) = bases.find(wish.repo, wish.config)
         {
-            match Self::from_base(&wish, &record).await {
+            match Self::from_base(wish, &record).await {
                 Ok(Some(workspace)) => {
                     bases.used(&record);
                     return Ok(workspace);
@@ -66,6 +78,25 @@ impl Workspace {
                 }
             }
         }
+        Self::from_image(wish).await
+    }
+
+    /// Whether the box is known to hold the tree.
+    pub(crate) fn holds_its_tree(&self) -> bool {
+        self.sandbox.is_settled()
+    }
+
+    /// From the image this time: something that setup made for the base was in the way of the tree, perhaps.
+    pub(crate) async fn again(self, wish: &Wish<'_>) -> Result<Self, Failure> {
+        let base = self.base.as_ref().map_or("", |record| record.base.id.as_str());
+        tracing::warn!(base.id = base, "a box from a base could not be brought to its tree; now from the image");
+        drop(self);
+        // The next box has the same name, unless this one stood ready under its own.
+        wish.sandboxes.gone(&wish.spec.name).await;
+        Self::from_image(wish).await
+    }
+
+    async fn from_image(wish: &Wish<'_>) -> Result<Self, Failure> {
         let files = wish.mirror.tree_files(wish.tree).await?;
         let sandbox = wish.sandboxes.open(wish.spec).await.map_err(sandbox_failure)?;
         sandbox.put(files).await.map_err(sandbox_failure)?;

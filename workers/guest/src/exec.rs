@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{Exec, Exit, Hits, MAX_PAYLOAD, ToWorker};
+use guest::protocol::{Exec, Exit, Hits, MAX_PAYLOAD, ToGuest, ToWorker};
 
 use crate::{
     flow::{Allowance, Got, Inbox, Outward},
@@ -52,6 +52,31 @@ pub(crate) fn default_environment(inherit: bool) -> Environment {
     }
     environment.extend([set("HOME", "/home/onramp"), set("TERM", "dumb")]);
     environment
+}
+
+/// A command whose turn has not come, and what was said to it already. The worker's credit bounds its input.
+pub(crate) struct Waiting {
+    pub(crate) exec: Exec,
+    pub(crate) stdin: Vec<Vec<u8>>,
+    /// No more input will come.
+    pub(crate) is_over: bool,
+    /// Nobody wants it any more.
+    pub(crate) is_stopped: bool,
+}
+
+impl Waiting {
+    pub(crate) fn new(exec: Exec) -> Self {
+        Self { exec, stdin: Vec::new(), is_over: false, is_stopped: false }
+    }
+
+    pub(crate) fn hear(&mut self, message: &ToGuest<'_>) {
+        match message {
+            ToGuest::Data(bytes) => self.stdin.push(bytes.to_vec()),
+            ToGuest::Eof => self.is_over = true,
+            ToGuest::Signal(_) => self.is_stopped = true,
+            _ => {}
+        }
+    }
 }
 
 /// The descriptors of a command that the guest watches.

@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{Read, Write},
+    io::{self, PipeReader, PipeWriter, Read, Write},
+    os::fd::AsRawFd,
     sync::mpsc::{Receiver, Sender, channel},
     thread,
 };
@@ -12,28 +13,59 @@ use guest::protocol::{ErrorKind, FileKind, Found, MAX_PATH, MAX_PAYLOAD, ToWorke
 
 use crate::{
     flow::Outward,
+    sys,
     tree::{Content, Reason, Tree, TreePath},
 };
 
 /// What the worker asks for, in the order in which it asks.
 pub(crate) enum Ask {
     Put,
-    File { kind: FileKind, path: Vec<u8> },
+    File {
+        kind: FileKind,
+        path: Vec<u8>,
+    },
     Data(Vec<u8>),
     End,
     Abandon,
-    Delete { paths: Vec<Vec<u8>> },
+    Delete {
+        paths: Vec<Vec<u8>>,
+    },
     Mark,
-    MarkPaths { paths: Vec<Vec<u8>> },
+    MarkPaths {
+        paths: Vec<Vec<u8>>,
+    },
     Changes,
-    Get { max_bytes: u64, paths: Vec<Vec<u8>> },
+    Get {
+        max_bytes: u64,
+        paths: Vec<Vec<u8>>,
+    },
+    /// To be told when it is this one's turn: see [`Turns`].
+    Turn,
+}
+
+/// The channels whose turn has come, each as the four bytes of its number.
+pub(crate) struct Turns(pub(crate) PipeReader);
+
+impl Turns {
+    /// Those that have come since the last look.
+    pub(crate) fn take(&mut self) -> Vec<u32> {
+        // Each number is written whole, so none is read in halves.
+        let mut bytes = [0; 4 * 64];
+        let n = self.0.read(&mut bytes).unwrap_or(0);
+        bytes[..n]
+            .chunks_exact(4)
+            .map(|number| u32::from_ne_bytes([number[0], number[1], number[2], number[3]]))
+            .collect()
+    }
 }
 
 /// Starts the thread. What is sent there is answered on its channel.
-pub(crate) fn start(workspace: &'static str, outward: Outward) -> std::io::Result<Sender<(u32, Ask)>> {
+pub(crate) fn start(workspace: &'static str, outward: Outward) -> io::Result<(Sender<(u32, Ask)>, Turns)> {
     let (asks, inbox) = channel();
-    thread::Builder::new().name("files".into()).spawn(move || answer_all(workspace, &outward, &inbox))?;
-    Ok(asks)
+    let (turns, mut turn) = io::pipe()?;
+    sys::set_blocking(turns.as_raw_fd(), false)?;
+    thread::Builder::new().name("files".into()).spawn(move || answer_all(workspace, &outward, &inbox, &mut turn))?;
+    Ok((asks, Turns(turns)))
 }
 
 /// An error to the worker.
@@ -48,12 +80,12 @@ impl From<Reason> for Refusal {
     }
 }
 
-fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
+fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>, turn: &mut PipeWriter) {
     let tree = Tree::open(workspace);
     let mut puts = HashMap::new();
     let mut tree = match tree {
         Ok(tree) => tree,
-        Err(error) => return refuse_all(&format!("{workspace} cannot be opened: {error}"), outward, asks),
+        Err(error) => return refuse_all(&format!("{workspace} cannot be opened: {error}"), outward, asks, turn),
     };
     // Answers wait for each other while there is more to do: each one alone has a long way to the worker.
     let mut answers = Vec::new();
@@ -68,6 +100,10 @@ fn answer_all(workspace: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
             }
             Ask::Abandon => {
                 puts.remove(&channel);
+                continue;
+            }
+            Ask::Turn => {
+                tell_turn(turn, channel);
                 continue;
             }
             // A put that was refused has had its answer.
@@ -97,11 +133,20 @@ fn next(asks: &Receiver<(u32, Ask)>, outward: &Outward, answers: &mut Vec<u8>) -
 }
 
 /// Without a workspace every request has the same answer.
-fn refuse_all(reason: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>) {
+fn refuse_all(reason: &str, outward: &Outward, asks: &Receiver<(u32, Ask)>, turn: &mut PipeWriter) {
     while let Ok((channel, ask)) = asks.recv() {
-        if !matches!(ask, Ask::File { .. } | Ask::Data(_) | Ask::End | Ask::Abandon) {
-            outward.send(channel, &ToWorker::Error { kind: ErrorKind::Refused, reason: reason.to_owned() });
+        match ask {
+            Ask::Turn => tell_turn(turn, channel),
+            Ask::File { .. } | Ask::Data(_) | Ask::End | Ask::Abandon => {}
+            _ => outward.send(channel, &ToWorker::Error { kind: ErrorKind::Refused, reason: reason.to_owned() }),
         }
+    }
+}
+
+/// A guest that cannot tell itself something serves nobody.
+fn tell_turn(turn: &mut PipeWriter, channel: u32) {
+    if turn.write_all(&channel.to_ne_bytes()).is_err() {
+        crate::serve::end();
     }
 }
 
@@ -253,13 +298,13 @@ fn send_within(bytes: &[u8], left: &mut u64, channel: u32, outward: &Outward) ->
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(n) => filled += n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

@@ -16,7 +16,7 @@ mod codec;
 use std::fmt;
 
 /// Grows with every change of this file that an older peer would not understand. Both ends must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The bytes before each payload.
 pub const HEADER_BYTES: usize = 9;
 /// The largest payload of one frame, in bytes.
@@ -97,6 +97,8 @@ pub struct Exec {
     pub stdin: bool,
     /// Wall limit in milliseconds.
     pub timeout_ms: u64,
+    /// It starts when everything that was asked about files before it is done, well or not.
+    pub after_files: bool,
 }
 
 /// Limits of the sandbox that were hit while a command ran, by whatever ran in it then.

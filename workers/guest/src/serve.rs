@@ -20,8 +20,8 @@ use guest::protocol::{
 
 use crate::{
     disk::Watch,
-    exec::{self, Environment, Pipe, Running},
-    files::{self, Ask},
+    exec::{self, Environment, Pipe, Running, Waiting},
+    files::{self, Ask, Turns},
     flow::Outward,
     gauges::{Gauges, Reading},
     sys::{self, PollEntry},
@@ -68,6 +68,7 @@ pub(crate) fn end() -> ! {
 /// What a descriptor that is ready belongs to.
 enum Source {
     Worker,
+    Turns,
     Children,
     Command(u32, Pipe),
     Tunnel(u32),
@@ -80,6 +81,7 @@ struct Guest {
     outward: Outward,
     children: File,
     files: Sender<(u32, Ask)>,
+    turns: Turns,
     environment: Environment,
     gauges: Gauges,
     writes_anywhere: bool,
@@ -93,6 +95,8 @@ struct Guest {
     pending: Vec<u8>,
     parts: HashMap<u32, Vec<u8>>,
     commands: HashMap<u32, Running>,
+    /// Commands that start when their turn comes.
+    waiting: HashMap<u32, Waiting>,
     puts: HashSet<u32>,
     listeners: HashMap<u32, TcpListener>,
     tunnels: HashMap<u32, Tunnel>,
@@ -107,12 +111,13 @@ impl Guest {
         let (inward, outward) = sys::standard_streams()?;
         let outward = Outward::new(outward);
         let children = sys::child_signals()?;
-        let files = files::start(WORKSPACE, outward.clone())?;
+        let (files, turns) = files::start(WORKSPACE, outward.clone())?;
         Ok(Self {
             inward,
             outward,
             children,
             files,
+            turns,
             environment: exec::default_environment(inside.inherits),
             gauges: inside.gauges,
             writes_anywhere: inside.writes_anywhere,
@@ -122,6 +127,7 @@ impl Guest {
             pending: Vec::new(),
             parts: HashMap::new(),
             commands: HashMap::new(),
+            waiting: HashMap::new(),
             puts: HashSet::new(),
             listeners: HashMap::new(),
             tunnels: HashMap::new(),
@@ -143,6 +149,7 @@ impl Guest {
                             return Ok(());
                         }
                     }
+                    Source::Turns => self.start_waiting(),
                     Source::Children => while self.children.read(&mut self.buffer[..]).is_ok_and(|n| n > 0) {},
                     Source::Command(channel, pipe) => {
                         if let Some(command) = self.commands.get_mut(channel) {
@@ -167,9 +174,10 @@ impl Guest {
     }
 
     fn sources(&self) -> (Vec<Source>, Vec<PollEntry>) {
-        let mut sources = vec![Source::Worker, Source::Children];
+        let mut sources = vec![Source::Worker, Source::Turns, Source::Children];
         let mut entries = vec![
             PollEntry::new(self.inward.as_raw_fd(), true, false),
+            PollEntry::new(self.turns.0.as_raw_fd(), true, false),
             PollEntry::new(self.children.as_raw_fd(), true, false),
         ];
         if let Some(watch) = &self.watch {
@@ -249,6 +257,10 @@ impl Guest {
                 self.watch_disk(disk_bytes, pids);
                 self.outward.send(channel, &ToWorker::Hello { version: VERSION, pid: std::process::id() });
             }
+            ToGuest::Exec(exec) if exec.after_files => {
+                self.waiting.insert(channel, Waiting::new(exec));
+                self.ask_files(channel, Ask::Turn);
+            }
             ToGuest::Exec(exec) => self.exec(channel, &exec),
             ToGuest::Data(_) | ToGuest::Eof | ToGuest::Credit(_) | ToGuest::Signal(_) | ToGuest::Reset => {
                 self.continue_channel(channel, message);
@@ -273,7 +285,9 @@ impl Guest {
 
     /// What goes on in a conversation means what its beginning made of it.
     fn continue_channel(&mut self, channel: u32, message: ToGuest<'_>) {
-        if let Some(command) = self.commands.get_mut(&channel) {
+        if let Some(waiting) = self.waiting.get_mut(&channel) {
+            waiting.hear(&message);
+        } else if let Some(command) = self.commands.get_mut(&channel) {
             match message {
                 ToGuest::Data(bytes) => command.push_stdin(bytes, &self.outward),
                 ToGuest::Eof => command.end_stdin(&self.outward),
@@ -326,6 +340,22 @@ impl Guest {
                 self.commands.insert(channel, running);
             }
             Err(reason) => self.refuse(channel, ErrorKind::CannotRun, reason),
+        }
+    }
+
+    /// Starts the commands whose turn has come, and catches up with what was said to them meanwhile.
+    fn start_waiting(&mut self) {
+        for channel in self.turns.take() {
+            let Some(Waiting { exec, stdin, is_over, is_stopped }) = self.waiting.remove(&channel) else { continue };
+            if is_stopped {
+                self.refuse(channel, ErrorKind::CannotRun, "it was stopped before it started".into());
+                continue;
+            }
+            self.exec(channel, &exec);
+            stdin.iter().for_each(|bytes| self.continue_channel(channel, ToGuest::Data(bytes)));
+            if is_over {
+                self.continue_channel(channel, ToGuest::Eof);
+            }
         }
     }
 

@@ -73,7 +73,7 @@ impl Bases {
         let (progress, cancel) = (Progress::silent(), CancellationToken::new());
         let _cancel = cancel.clone().drop_guard();
         let wish = Wish { sandboxes: &self.sandboxes, bases: None, mirror, repo, tree: &tree, config, spec: &spec };
-        let workspace = Workspace::open(wish).await?;
+        let workspace = Workspace::open(&wish).await?;
         // Setup of a base reaches the hosts that the repository names, and never a model.
         let egress = match config.network.is_empty() && !self.egress.has_registries(repo) {
             true => None,

@@ -60,7 +60,7 @@ impl Room {
         spec: &SandboxSpec,
     ) -> Workspace {
         let (sandboxes, bases, repo) = (&self.sandboxes, Some(self.bases.as_ref()), &self.repo);
-        Workspace::open(Wish { sandboxes, bases, mirror, repo, tree, config, spec }).await.unwrap()
+        Workspace::open(&Wish { sandboxes, bases, mirror, repo, tree, config, spec }).await.unwrap()
     }
 
     async fn end(self) {
@@ -135,6 +135,37 @@ async fn a_tree_that_would_be_set_up_otherwise_starts_from_the_image() {
     let other = room.open("setup").await;
     assert!(!other.is_set_up());
     drop((workspace, other));
+    room.end().await;
+}
+
+#[tokio::test]
+async fn where_setup_left_something_in_the_way_of_a_tree_its_box_starts_from_the_image() {
+    let room = Room::new(CONFIG);
+    room.bases.refresh(&room.repo).await;
+    room.scratch.write("out", b"a file, where setup made a directory");
+    room.scratch.commit("Second");
+    let settled = room.open("settled").await;
+    assert_eq!(
+        (settled.is_set_up(), sh(&settled, "cat out").await.as_str()),
+        (false, "a file, where setup made a directory")
+    );
+
+    // Begun and not waited for: the first command finds out, and nothing of it is told.
+    let (mirror, tip) = room.scratch.checkout(None).await.unwrap();
+    let tree = &mirror.tree_of(&tip.commit).await.unwrap();
+    let config = &crate::environment::configuration(&mirror, &tip.commit, tree).await.unwrap();
+    let spec = &SandboxSpec { limits: small(), ..SandboxSpec::new("onramp-base-test-begun") };
+    let (sandboxes, bases, repo, mirror) = (&room.sandboxes, Some(room.bases.as_ref()), &room.repo, &mirror);
+    let wish = Wish { sandboxes, bases, mirror, repo, tree, config, spec };
+    let begun = Workspace::begin(&wish).await.unwrap();
+    assert!(begun.is_set_up() && !begun.holds_its_tree());
+    let command = Command::shell("echo ran", Duration::from_secs(20));
+    begun.sandbox().run(&command, &mut |piece| panic!("{piece:?}")).await.unwrap_err();
+    assert!(!begun.holds_its_tree());
+    let again = begun.again(&wish).await.unwrap();
+    assert!(!again.is_set_up() && again.holds_its_tree());
+    assert_eq!(sh(&again, "cat out").await, "a file, where setup made a directory");
+    drop((settled, again));
     room.end().await;
 }
 

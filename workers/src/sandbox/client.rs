@@ -19,6 +19,7 @@ use super::{
     pool::Undertaker,
     translate::{MAX_OUTPUT_BYTES, exec, exit_of, found_of, is_inside, kind_of, pieces, to_guest},
     tunnel::Tunnels,
+    update::Owed,
 };
 
 /// How long a guest may take to say hello.
@@ -43,7 +44,8 @@ pub struct Sandbox {
     environment: String,
     limits: Limits,
     link: Link,
-    is_marked: AtomicBool,
+    pub(super) is_marked: AtomicBool,
+    pub(super) owed: Owed,
     stopped: bool,
 }
 
@@ -82,6 +84,7 @@ impl Sandbox {
             kind,
             environment,
             is_marked: AtomicBool::new(false),
+            owed: Owed::default(),
             stopped: false,
         };
         match sandbox.greet().await {
@@ -131,9 +134,10 @@ impl Sandbox {
         command: &Command,
         on_output: &mut (dyn for<'a> FnMut(Output<'a>) + Send),
     ) -> Result<Exit, SandboxError> {
-        let exec = exec(command)?;
+        let exec = exec(command, !self.is_settled())?;
         let channel = self.link.open(Purpose::Command, u64::from(WINDOW))?;
         channel.send(&ToGuest::Exec(exec));
+        self.settle().await?;
         let limit = command.timeout.saturating_add(COMMAND_SLACK);
         match timeout(limit, self.converse(&channel, command, on_output)).await {
             Ok(exit) => exit,
@@ -183,6 +187,7 @@ impl Sandbox {
     /// [`SandboxError::Refused`] when a path would leave the workspace or a directory with files is in its place; what
     /// was written before stays.
     pub async fn put(&self, files: Vec<TreeFile>) -> Result<(), SandboxError> {
+        self.settle().await?;
         self.check_paths(&files)?;
         let channel = self.open_put()?;
         self.in_all(async {
@@ -247,17 +252,8 @@ impl Sandbox {
     /// Remembers how the workspace looks now.
     pub async fn mark(&self) -> Result<(), SandboxError> {
         self.ask(&ToGuest::Mark, "look at the workspace").await?;
-        self.now_marked();
-        Ok(())
-    }
-
-    pub(super) fn now_marked(&self) {
         self.is_marked.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the workspace was looked at already: so it is with a box that stood ready.
-    pub fn is_marked(&self) -> bool {
-        self.is_marked.load(Ordering::Relaxed)
+        Ok(())
     }
 
     /// Whether the stream to the guest has ended.
@@ -292,6 +288,7 @@ impl Sandbox {
     /// [`SandboxError::TooMuch`] when the list is longer than any change that a person would read.
     pub async fn changes(&self) -> Result<Vec<ChangedPath>, SandboxError> {
         const OPERATION: &str = "list the changes";
+        self.settle().await?;
         let channel = self.link.open(Purpose::Changes, MAX_CHANGES_BYTES)?;
         channel.send(&ToGuest::Changes);
         let mut changes = Vec::new();
@@ -320,6 +317,7 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::TooMuch`] beyond `max_bytes`; [`SandboxError::Refused`] for what is not there or is no file.
     pub async fn get(&self, paths: Vec<Vec<u8>>, max_bytes: u64) -> Result<Vec<TreeFile>, SandboxError> {
+        self.settle().await?;
         let mut files = Vec::new();
         let mut left = max_bytes;
         for paths in pieces(paths) {
@@ -398,6 +396,7 @@ impl Sandbox {
     // --- answers ---
 
     async fn ask(&self, message: &ToGuest<'_>, operation: &'static str) -> Result<(), SandboxError> {
+        self.settle().await?;
         let channel = self.ask_only(message)?;
         self.done(&channel, operation).await
     }

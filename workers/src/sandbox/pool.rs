@@ -27,8 +27,6 @@ use super::{Command, Sandbox, SandboxBackend, SandboxError, SandboxSpec, Update}
 
 /// How long a box that stands ready has to say that it still does.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// A box that was given something to do right away and has not done it after so long is asked whether it is there.
-const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 const WARM_UP_LIMIT: Duration = Duration::from_secs(5);
 /// How often the pool looks at itself when nothing happens.
 const TICK: Duration = Duration::from_secs(10);
@@ -153,11 +151,11 @@ impl Sandboxes {
         self.start(spec.clone()).await
     }
 
-    /// As [`Sandboxes::open`], brought to another tree and marked there. What is asked of a box that stood ready is also
-    /// what shows that it still does, so a claim takes no more than that.
+    /// As [`Sandboxes::open`], on its way to another tree and marked there: see [`Sandbox::begin_update`]. A box that stood
+    /// ready says that it still does while it is at work already.
     ///
     /// # Errors
-    /// As [`Sandboxes::open`] and [`Sandbox::update`].
+    /// As [`Sandboxes::open`] and [`Sandbox::begin_update`].
     pub async fn open_at(self: &Arc<Self>, spec: &SandboxSpec, update: &Update) -> Result<Sandbox, SandboxError> {
         if update.is_empty() {
             let sandbox = self.open(spec).await?;
@@ -168,16 +166,16 @@ impl Sandboxes {
         }
         self.expect(spec);
         while let Some(sandbox) = self.claim(spec) {
-            match first_update(&sandbox, update).await {
-                Err(SandboxError::Lost(reason)) => tracing::debug!(?sandbox, reason, "a box that stood ready is lost"),
-                updated => {
+            match tokio::join!(sandbox.ping(PING_TIMEOUT), sandbox.begin_update(update)) {
+                (Err(error), _) => tracing::debug!(?sandbox, %error, "a box that stood ready does not any more"),
+                (Ok(()), begun) => {
                     self.n_hits.fetch_add(1, Ordering::Relaxed);
-                    return updated.map(|()| sandbox);
+                    return begun.map(|()| sandbox);
                 }
             }
         }
         let sandbox = self.start_for_task(spec).await?;
-        sandbox.update(update).await?;
+        sandbox.begin_update(update).await?;
         Ok(sandbox)
     }
 
@@ -435,17 +433,6 @@ async fn warm_up(sandbox: &Sandbox) -> Result<(), SandboxError> {
         Err(error @ SandboxError::Lost(_)) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// The first thing that is asked of a box that stood ready. One that does not get on with it has to say that it is there.
-async fn first_update(sandbox: &Sandbox, update: &Update) -> Result<(), SandboxError> {
-    let updated = sandbox.update(update);
-    tokio::pin!(updated);
-    if let Ok(updated) = tokio::time::timeout(FIRST_PATIENCE, &mut updated).await {
-        return updated;
-    }
-    sandbox.ping(PING_TIMEOUT).await?;
-    updated.await
 }
 
 impl Pool {

@@ -12,7 +12,8 @@ pub(super) const MAX_OUTPUT_BYTES: u64 = 64 << 20;
 /// Longer lists of paths are asked for in pieces of about this size.
 const LIST_BYTES: usize = 1 << 20;
 
-pub(super) fn exec(command: &Command) -> Result<protocol::Exec, SandboxError> {
+/// `after_files`: not before what was asked about files is done.
+pub(super) fn exec(command: &Command, after_files: bool) -> Result<protocol::Exec, SandboxError> {
     let bytes = |text: &String| text.clone().into_bytes();
     let exec = protocol::Exec {
         argv: command.argv.iter().map(bytes).collect(),
@@ -20,6 +21,7 @@ pub(super) fn exec(command: &Command) -> Result<protocol::Exec, SandboxError> {
         cwd: bytes(&command.cwd),
         stdin: command.stdin.is_some(),
         timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+        after_files,
     };
     let arguments: usize = exec.argv.iter().map(|argument| argument.len() + 4).sum();
     let environment: usize = exec.env.iter().map(|(name, value)| name.len() + value.len() + 8).sum();

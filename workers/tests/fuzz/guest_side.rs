@@ -45,6 +45,7 @@ fn any_message(dice: &mut Dice) -> (u32, Vec<u8>) {
             cwd: if dice.once_in(3) { dice.bytes(10) } else { word("/workspace") },
             stdin: dice.once_in(2),
             timeout_ms: u64::from(dice.number()),
+            after_files: dice.once_in(2),
         }),
         2 => ToGuest::Data(&data),
         3 => ToGuest::Eof,

@@ -16,9 +16,17 @@ fn file_kind() -> impl Strategy<Value = FileKind> {
 }
 
 fn to_guest() -> impl Strategy<Value = ToGuest<'static>> {
-    let exec =
-        (vec(bytes(50_000), 0..5), vec((bytes(20), bytes(30_000)), 0..5), bytes(100), any::<bool>(), any::<u64>())
-            .prop_map(|(argv, env, cwd, stdin, timeout_ms)| ToGuest::Exec(Exec { argv, env, cwd, stdin, timeout_ms }));
+    let exec = (
+        vec(bytes(50_000), 0..5),
+        vec((bytes(20), bytes(30_000)), 0..5),
+        bytes(100),
+        any::<bool>(),
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_map(|(argv, env, cwd, stdin, timeout_ms, after_files)| {
+            ToGuest::Exec(Exec { argv, env, cwd, stdin, timeout_ms, after_files })
+        });
     prop_oneof![
         any::<(u32, u64, u64)>().prop_map(|(version, disk_bytes, pids)| ToGuest::Hello { version, disk_bytes, pids }),
         exec,

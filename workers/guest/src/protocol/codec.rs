@@ -249,6 +249,7 @@ fn put_exec(out: &mut Vec<u8>, exec: &Exec) {
     put_bytes(out, &exec.cwd);
     out.push(u8::from(exec.stdin));
     out.extend_from_slice(&exec.timeout_ms.to_le_bytes());
+    out.push(u8::from(exec.after_files));
 }
 
 fn put_exit(out: &mut Vec<u8>, exit: &Exit) {
@@ -358,7 +359,8 @@ impl<'a> Body<'a> {
         for _ in 0..self.u32()? {
             env.push((self.bytes()?, self.bytes()?));
         }
-        Ok(Exec { argv, env, cwd: self.bytes()?, stdin: self.bool()?, timeout_ms: self.u64()? })
+        let (cwd, stdin) = (self.bytes()?, self.bool()?);
+        Ok(Exec { argv, env, cwd, stdin, timeout_ms: self.u64()?, after_files: self.bool()? })
     }
 
     fn exit(&mut self) -> Result<Exit, Malformed> {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use workers::sandbox::{
-    FileKind, Found, KeptBase, Sandbox, SandboxError, SandboxSpec, Update,
+    Command, FileKind, Found, KeptBase, Sandbox, SandboxError, SandboxSpec, Update,
     pool::{PoolOptions, Sandboxes},
 };
 
@@ -136,7 +136,7 @@ pub(crate) async fn boxes_stand_ready_for_those_who_ask_again(backend: Backend) 
 }
 
 /// Whoever says which tree is wanted gets a box that holds it and was looked at, whether one stood ready, none did, or the
-/// one that did has died; what cannot be done is told and not tried again.
+/// one that did has died; what cannot be done is told by whatever is asked next, and no command's output before it.
 pub(crate) async fn a_claim_comes_with_the_tree_that_was_asked_for(backend: Backend) {
     let base = keep(&backend, &id("at")).await;
     let options = PoolOptions { max_warm: 1, min_warm: 1, idle: Duration::from_secs(600) };
@@ -165,12 +165,19 @@ pub(crate) async fn a_claim_comes_with_the_tree_that_was_asked_for(backend: Back
     while sandboxes.fill_once(std::time::Instant::now()).await {}
     let n_misses = sandboxes.stats().n_misses;
     let outside = Update { gone: Vec::new(), put: vec![file("../x", FileKind::Regular, "")] };
-    match sandboxes.open_at(&from(&base), &outside).await {
-        Err(SandboxError::Refused { operation, .. }) => assert_eq!(operation, "write files"),
-        other => panic!("{other:?}"),
-    }
+    let astray = sandboxes.open_at(&from(&base), &outside).await.unwrap();
     assert_eq!(sandboxes.stats().n_misses, n_misses);
-    drop(boxes);
+    for why in ["../x: the path must be relative", "the workspace was not brought to its tree"] {
+        assert!(!astray.is_settled());
+        match astray.run(&Command::shell("echo ran", Duration::from_secs(20)), &mut |piece| panic!("{piece:?}")).await {
+            Err(SandboxError::Refused { operation: "write files", reason }) => {
+                assert!(reason.contains(why), "{reason}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(astray.changes().await, Err(SandboxError::Refused { .. })));
+    drop((boxes, astray));
     sandboxes.close().await;
     backend.remove_base(&base).await.unwrap();
 }
