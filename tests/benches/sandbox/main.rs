@@ -57,8 +57,11 @@ async fn measure(options: Options) {
     let n = options.n_runs;
     let mut report = Report::new();
     println!("{}", machine::about());
-    if options.wants("ready") || options.wants("workspace") {
-        phases::ready_and_workspace(&mut report, n, &options).await;
+    if options.wants("ready") {
+        phases::ready(&mut report, n).await;
+    }
+    if options.wants("workspace") {
+        phases::workspace(&mut report, n).await;
     }
     if options.wants("exec") {
         phases::exec(&mut report, n).await;

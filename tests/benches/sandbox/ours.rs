@@ -102,12 +102,34 @@ pub(crate) struct Contender {
     backend: Arc<dyn SandboxBackend>,
 }
 
-/// How long one claim took, to the workspace and to the end of the first command.
+/// How long one claim took.
 pub(crate) struct Claim {
-    pub(crate) workspace: Duration,
-    pub(crate) ready: Duration,
+    pub(crate) took: Duration,
     /// Where the time went: how long each part of it took.
     pub(crate) parts: Vec<(&'static str, Duration)>,
+}
+
+/// Takes the time of one part after the other.
+struct Parts {
+    began: Instant,
+    last: Instant,
+    parts: Vec<(&'static str, Duration)>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let began = Instant::now();
+        Self { began, last: began, parts: Vec::new() }
+    }
+
+    fn end(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.parts.push((name, now - std::mem::replace(&mut self.last, now)));
+    }
+
+    fn claim(self) -> Claim {
+        Claim { took: self.last - self.began, parts: self.parts }
+    }
 }
 
 static N: AtomicU32 = AtomicU32::new(0);
@@ -166,32 +188,30 @@ impl Contender {
         self.sandboxes.settle().await;
     }
 
-    /// Asks for a box, brings its workspace to the task's commit, and runs the first command. The box is removed later,
-    /// off the path.
+    /// Asks for a box, has its workspace brought to the task's commit, and runs the first command on it, as a verification
+    /// does. The box is removed later, off the path.
     pub(crate) async fn claim(&self) -> Claim {
-        let began = Instant::now();
-        let mut parts = Vec::new();
-        let mut last = began;
-        let mut part = |name: &'static str| {
-            let now = Instant::now();
-            parts.push((name, now - std::mem::replace(&mut last, now)));
-        };
+        let mut parts = Parts::new();
         let update = self.repository.difference().await;
-        part("difference");
+        parts.end("1 difference");
         let sandbox = self.sandboxes.open_at(&self.spec(), &update).await.expect("a box");
-        part("box at the commit");
-        let workspace = began.elapsed();
-        let mut said = Vec::new();
-        let mut collect = |output: Output<'_>| {
-            let (Output::Stdout(bytes) | Output::Stderr(bytes)) = output;
-            said.extend_from_slice(bytes);
-        };
-        let command = Command::shell(COMMAND, Duration::from_secs(60));
-        let exit = sandbox.run(&command, &mut collect).await.expect("runs");
-        part("command");
-        let ready = began.elapsed();
-        assert!(exit.success() && said == SAID.as_bytes(), "{exit:?} {}", String::from_utf8_lossy(&said));
-        Claim { workspace, ready, parts }
+        parts.end("2 box that answers");
+        read_both(&sandbox).await;
+        parts.end("3 its commit, and the command's exit");
+        parts.claim()
+    }
+
+    /// The same without a command: until the workspace is known to hold the task's commit.
+    pub(crate) async fn claim_workspace(&self) -> Claim {
+        let mut parts = Parts::new();
+        let update = self.repository.difference().await;
+        parts.end("1 difference");
+        let sandbox = self.sandboxes.open_at(&self.spec(), &update).await.expect("a box");
+        parts.end("2 box that answers");
+        sandbox.settle().await.expect("the workspace is at the commit");
+        parts.end("3 its commit");
+        read_both(&sandbox).await;
+        parts.claim()
     }
 
     /// A box for commands.
@@ -217,4 +237,16 @@ impl Contender {
             ticks.tick().await;
         }
     }
+}
+
+/// Runs the command, and looks whether it saw what it should.
+async fn read_both(sandbox: &Sandbox) {
+    let mut said = Vec::new();
+    let mut collect = |output: Output<'_>| {
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = output;
+        said.extend_from_slice(bytes);
+    };
+    let command = Command::shell(COMMAND, Duration::from_secs(60));
+    let exit = sandbox.run(&command, &mut collect).await.expect("runs");
+    assert!(exit.success() && said == SAID.as_bytes(), "{exit:?} {}", String::from_utf8_lossy(&said));
 }

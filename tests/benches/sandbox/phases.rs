@@ -9,10 +9,9 @@ use std::{
 use workers::sandbox::Command;
 
 use crate::{
-    Options,
     baseline::{Container, clone_shared, docker_run},
     machine,
-    ours::{COMMAND, Contender, Repository, SAID, limits},
+    ours::{COMMAND, Claim, Contender, Repository, SAID, limits},
     report::Report,
 };
 
@@ -25,51 +24,55 @@ const BURST_POOL: usize = 16;
 const BURST: usize = 100;
 const STAGGER: Duration = Duration::from_millis(200);
 const RUN: &str = "docker run --rm";
+/// Before each measurement of one after the other: the kernel is at work for a while with namespaces and file systems of what
+/// was removed, and whoever comes next would pay for whoever was before.
+const PAUSE: Duration = Duration::from_millis(300);
 
 async fn by_docker_run(repository: &Repository) -> Duration {
     docker_run(&limits(), &repository.checkout, COMMAND, SAID).await
 }
 
-/// From the claim to the end of the first command, one after the other, and the share of it that is the workspace.
-pub(crate) async fn ready_and_workspace(report: &mut Report, n: usize, options: &Options) {
-    let small = Arc::new(Repository::new(SMALL).await);
-    let large = Arc::new(Repository::new(LARGE).await);
-    let mut contenders: Vec<(usize, &str, Contender)> = Vec::new();
-    for (repository, size) in [(&small, SMALL), (&large, LARGE)] {
-        for kind in ["docker", "namespace"] {
-            contenders.push((size, "warm", Contender::new(kind, repository, POOL).await));
-            contenders.push((size, "cold", Contender::new(kind, repository, 0).await));
-        }
+/// A repository's contenders, warm and cold, of both kinds.
+async fn contenders(repository: &Arc<Repository>) -> Vec<(&'static str, Contender)> {
+    let mut contenders = Vec::new();
+    for kind in ["docker", "namespace"] {
+        contenders.push(("warm", Contender::new(kind, repository, POOL).await));
+        contenders.push(("cold", Contender::new(kind, repository, 0).await));
     }
-    // Apart from each other: what a clone leaves to be written would slow down whoever comes after it.
+    contenders
+}
+
+fn add_parts(report: &mut Report, phase: &str, contender: &str, claim: &Claim) {
+    claim.parts.iter().for_each(|(part, took)| report.add(phase, &format!("{contender}: {part}"), *took));
+}
+
+/// From the claim to the end of the first command, one after the other.
+pub(crate) async fn ready(report: &mut Report, n: usize) {
+    let repository = Arc::new(Repository::new(SMALL).await);
+    let contenders = contenders(&repository).await;
     let load = machine::load();
+    // The first round fills the caches of the machine.
     for run in 0..=n {
-        // The first round fills the caches of the machine.
-        let add = |report: &mut Report, contender: &str, took: Duration| {
-            if run > 0 {
-                report.add("ready", contender, took);
-            }
-        };
-        add(report, RUN, by_docker_run(&small).await);
-        for (_, how, contender) in contenders.iter().filter(|(size, ..)| *size == SMALL) {
-            let name = format!("onramp, {}, {how}", contender.kind);
+        tokio::time::sleep(PAUSE).await;
+        let took = by_docker_run(&repository).await;
+        if run > 0 {
+            report.add("ready", RUN, took);
+        }
+        for (how, contender) in &contenders {
+            tokio::time::sleep(PAUSE).await;
             let claim = contender.claim().await;
-            add(report, &name, claim.ready);
             contender.rest().await;
             if run > 0 {
-                claim.parts.iter().for_each(|(part, took)| report.add("parts", &format!("{name}: {part}"), *took));
+                let name = format!("onramp, {}, {how}", contender.kind);
+                report.add("ready", &name, claim.took);
+                add_parts(report, "ready parts", &name, &claim);
             }
         }
     }
     let how = "one after the other";
     report.print("ready", &format!("Sandbox ready, {SMALL} files: claim to the first command's exit, {how}"), &load);
-    report.print("parts", "Where the time goes", &load);
-    if options.wants("workspace") {
-        workspace(report, n, &contenders).await;
-    }
-    for (size, _, contender) in contenders.iter().filter(|(_, how, _)| *how == "warm") {
-        println!("{size} files, {}", contender.about());
-    }
+    report.print("ready parts", "Where the time goes", &load);
+    contenders.iter().filter(|(how, _)| *how == "warm").for_each(|(_, contender)| println!("{}", contender.about()));
     let run = report.summary("ready", RUN);
     for kind in ["docker", "namespace"] {
         let warm = report.summary("ready", &format!("onramp, {kind}, warm"));
@@ -77,53 +80,67 @@ pub(crate) async fn ready_and_workspace(report: &mut Report, n: usize, options: 
         report.at_least(&format!("ready, {kind} warm, p99 over `docker run`"), run.p99 / warm.p99, 30.0);
         let cold = report.summary("ready", &format!("onramp, {kind}, cold"));
         report.at_most(&format!("ready, {kind} cold, p50 of `docker run`"), cold.p50 / run.p50, 1.05);
-        if !options.wants("workspace") {
-            continue;
+    }
+    for (_, contender) in contenders {
+        contender.end().await;
+    }
+}
+
+/// From the claim to a workspace that holds the task's commit. Clones of many files take long, so there are fewer rounds of
+/// them; all claims come first in a round, because a clone is still being written when it has ended.
+pub(crate) async fn workspace(report: &mut Report, n: usize) {
+    let mut sizes = Vec::new();
+    for size in [SMALL, LARGE] {
+        let repository = Arc::new(Repository::new(size).await);
+        let contenders = contenders(&repository).await;
+        sizes.push((size, repository, contenders));
+    }
+    let load = machine::load();
+    for run in 0..=n {
+        for (size, _, contenders) in &sizes {
+            for (how, contender) in contenders {
+                tokio::time::sleep(PAUSE).await;
+                let claim = contender.claim_workspace().await;
+                contender.rest().await;
+                if run > 0 {
+                    let name = format!("onramp, {}, {how}, {size} files", contender.kind);
+                    report.add("workspace", &name, claim.took);
+                    add_parts(report, "workspace parts", &name, &claim);
+                }
+            }
         }
+        for ((size, repository, _), n_clones) in sizes.iter().zip([n.min(10), n.min(3)]) {
+            if run <= n_clones {
+                tokio::time::sleep(PAUSE).await;
+                let to: PathBuf = repository.dir().join(format!("clone-{run}"));
+                // The mirror's branch stands at the task's commit.
+                let took = clone_shared(repository.mirror.path(), to).await;
+                if run > 0 {
+                    report.add("workspace", &format!("git clone --shared, {size} files"), took);
+                }
+            }
+        }
+    }
+    report.print("workspace", "Workspace at the task's commit: claim to the last file, one after the other", &load);
+    report.print("workspace parts", "Where the time goes", &load);
+    for kind in ["docker", "namespace"] {
         let ours = |size| report.summary("workspace", &format!("onramp, {kind}, warm, {size} files"));
         let (ours_small, ours_large) = (ours(SMALL), ours(LARGE));
         for (size, ours) in [(SMALL, ours_small), (LARGE, ours_large)] {
             let clone = report.summary("workspace", &format!("git clone --shared, {size} files"));
             report.at_least(&format!("workspace, {kind} warm, {size} files, p50"), clone.p50 / ours.p50, 200.0);
         }
-        report.at_most(
-            &format!("workspace, {kind} warm, {LARGE} over {SMALL} files, p50"),
-            ours_large.p50 / ours_small.p50,
-            1.5,
-        );
+        let growth = ours_large.p50 / ours_small.p50;
+        report.at_most(&format!("workspace, {kind} warm, {LARGE} over {SMALL} files, p50"), growth, 1.5);
     }
-    for (_, _, contender) in contenders {
-        contender.end().await;
-    }
-}
-
-/// From the claim to the last file. Clones of many files take long, so there are fewer rounds of them; all claims come
-/// first in a round, because a clone is still being written when it has ended.
-async fn workspace(report: &mut Report, n: usize, contenders: &[(usize, &str, Contender)]) {
-    let load = machine::load();
-    for run in 0..=n {
-        let mut add = |contender: &str, took: Duration| {
-            if run > 0 {
-                report.add("workspace", contender, took);
+    for (size, _, contenders) in sizes {
+        for (how, contender) in contenders {
+            if how == "warm" {
+                println!("{size} files, {}", contender.about());
             }
-        };
-        for (size, how, contender) in contenders {
-            add(&format!("onramp, {}, {how}, {size} files", contender.kind), contender.claim().await.workspace);
-            contender.rest().await;
-        }
-        for (size, n_clones) in [(SMALL, n.min(10)), (LARGE, n.min(3))] {
-            if run <= n_clones
-                && let Some((_, _, contender)) = contenders.iter().find(|(of, ..)| *of == size)
-            {
-                let repository = &contender.repository;
-                let to: PathBuf = repository.dir().join(format!("clone-{run}"));
-                // The mirror's branch stands at the task's commit.
-                let took = clone_shared(repository.mirror.path(), to).await;
-                add(&format!("git clone --shared, {size} files"), took);
-            }
+            contender.end().await;
         }
     }
-    report.print("workspace", "Workspace at the task's commit: claim to the last file, one after the other", &load);
 }
 
 /// A command in something that runs already.
@@ -177,7 +194,7 @@ pub(crate) async fn staggered(report: &mut Report, n: usize) {
         for contender in [&docker, &namespace] {
             contender.until_filled().await;
             let claims =
-                arrivals(10, STAGGER, async |contender: Arc<Contender>| contender.claim().await.ready, contender).await;
+                arrivals(10, STAGGER, async |contender: Arc<Contender>| contender.claim().await.took, contender).await;
             for took in claims {
                 report.add("staggered", &format!("onramp, {}", contender.kind), took);
             }
@@ -245,7 +262,7 @@ pub(crate) async fn burst(report: &mut Report) {
         contender.until_filled().await;
         let began = Instant::now();
         let claims =
-            arrivals(BURST, Duration::ZERO, async |contender: Arc<Contender>| contender.claim().await.ready, contender)
+            arrivals(BURST, Duration::ZERO, async |contender: Arc<Contender>| contender.claim().await.took, contender)
                 .await;
         walls.push((contender.kind, began.elapsed()));
         for took in claims {
@@ -290,7 +307,7 @@ pub(crate) async fn refill(report: &mut Report, n: usize) {
         let contender = Contender::new(kind, &repository, POOL).await;
         let before = machine::cpu_of_engine_and_self();
         for _ in 0..n {
-            report.add("refill", kind, contender.claim().await.ready);
+            report.add("refill", kind, contender.claim().await.took);
             contender.until_filled().await;
         }
         contender.sandboxes.settle().await;
