@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Files that a workspace may have.
-const MAX_FILES: usize = 500_000;
+pub(super) const MAX_FILES: usize = 500_000;
 /// Directories below one another that a workspace may have.
 pub(crate) const MAX_DEPTH: usize = 200;
 /// Bytes that a workspace may have: they travel through memory.
@@ -112,7 +112,7 @@ pub(crate) fn unsupported(message: impl Into<String>) -> Failure {
     Failure::new(Code::RepositoryUnsupported, message)
 }
 
-fn missing(error: &git2::Error) -> Failure {
+pub(super) fn missing(error: &git2::Error) -> Failure {
     unsupported("An object of the repository is missing or damaged").detail(error.message().to_owned())
 }
 
