@@ -127,7 +127,14 @@ async fn a_pull_request_that_nobody_touches_is_called_stale_once_and_closed_wher
     let said = stale_notes(&onramp, pull);
     assert!(said.len() == 1 && said[0].contains("for 14 days") && said[0].contains("closed in 7 days"), "{said:?}");
 
-    assert_eq!(look(28).await, 1);
+    // Somebody does something after all: then it is said again, and closed, only as long after that.
+    let touched = opened_at + Duration::days(22);
+    onramp.github.touch(REPO, pull, &touched.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    assert_eq!((look(28).await, look(35).await), (0, 0));
+    assert!(onramp.github.pulls()[0].open);
+    assert_eq!((look(36).await, look(42).await), (1, 0));
+
+    assert_eq!(look(43).await, 1);
     let closed = onramp.until("closed", |tasks| tasks[0].state.word() == "closed").await;
     assert!(!onramp.github.pulls()[0].open, "{closed:#?}");
     let said = stale_notes(&onramp, pull);

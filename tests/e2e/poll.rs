@@ -47,6 +47,9 @@ async fn a_label_that_nobody_tells_of_becomes_one_pull_request_and_a_comment_cha
     assert_eq!(onramp.tasks().await.len(), 1, "heard once, however often it is told");
     assert!(onramp.status_comment(issue).contains("/pull/"));
 
+    onramp.github.say(REPO, pull.number, "eve", "Nice.");
+    onramp.until("notice", |tasks| tasks[0].noticed_at.is_some()).await;
+    assert_eq!(onramp.tasks().await.len(), 1, "it asks for nothing");
     onramp.github.say(REPO, pull.number, "ada", "/onramp add a note");
     let tasks = onramp.until("update of the pull request", |tasks| {
         tasks.iter().any(|task| matches!(task.state, TaskState::Updated { .. }))

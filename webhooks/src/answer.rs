@@ -92,7 +92,11 @@ impl Problem {
                 "The body is not JSON",
                 "Set the webhook's content type to application/json.",
             ),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large", "At most 25 MiB are taken."),
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large",
+                "At most 25 MiB are taken from GitHub, and 1 MiB from others.",
+            ),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The body took too long", "Send it within 30 seconds."),
             Self::Broken => (StatusCode::BAD_REQUEST, "The body ended early", "Send it again."),
             Self::Unavailable => (

@@ -17,13 +17,15 @@ use tasks::{TaskRequest, Timestamp};
 use tracing::Instrument;
 
 use crate::{
-    Door, Secrets,
+    Door, Limits, Secrets,
     answer::{Problem, Taken},
     github::{in_time, read_body},
 };
 
 /// A message that claims to be older or newer is not taken: what was heard once may be sent again by anybody.
 const TOLERANCE_SECONDS: i64 = 300;
+/// None of the senders that are known needs a tenth of it.
+const MAX_BODY_BYTES: usize = 1 << 20;
 const MAX_HEADER_BYTES: usize = 1024;
 
 /// How a sender shows who it is.
@@ -90,7 +92,8 @@ pub(crate) async fn receive(
 ) -> Result<Taken, Problem> {
     let (parts, body) = request.into_parts();
     let hook = door.config.hooks.get(&name).ok_or(Problem::NotFound)?;
-    let body = read_body(&parts.headers, body, &door.limits).await?;
+    let limits = Limits { body_bytes: door.limits.body_bytes.min(MAX_BODY_BYTES), ..door.limits };
+    let body = read_body(&parts.headers, body, &limits).await?;
     hook.verify(&parts.headers, &body)?;
     let span = tracing::info_span!("delivery", delivery.hook = name);
     take(&door, hook, &parts.headers, &body).instrument(span).await
