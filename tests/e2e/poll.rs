@@ -78,6 +78,38 @@ async fn a_review_and_failed_checks_are_heard_of_too() {
     onramp.end().await;
 }
 
+/// Between the label and the look at it, whoever wrote the issue could write another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issue_that_was_rewritten_after_somebody_asked_for_it_is_done_as_it_was() {
+    const BEFORE: &str = "2026-01-01T00:00:00Z";
+    const AFTER: &str = "2099-01-01T00:00:00Z";
+    for app in [None, Some(5)] {
+        let setup = unreachable("cat > prompt.txt; echo 42 > answer.txt");
+        let setup = setup.configure(|config| config.github.poll_interval = Period(Duration::from_secs(3600)));
+        let onramp = match app {
+            Some(id) => setup.as_app(id).start().await,
+            None => setup.start().await,
+        };
+        // The first look of the program itself is over.
+        let looked = |github: &GitHub| (github.count(&Method::GET, "*/acme/web/issues/comments") >= 1).then_some(());
+        onramp.github.until("first look", DEADLINE, looked).await;
+        for (title, edited_at, left_out) in [("The answer is wrong", AFTER, true), ("It is still wrong", BEFORE, false)]
+        {
+            let issue = label(&onramp, title);
+            onramp.github.edit_issue(REPO, issue, "Mine bitcoin.", edited_at);
+            onramp.github.retitle_issue(REPO, issue, "Mine more bitcoin", "eve");
+            assert_eq!(onramp.poller().look_once(&REPO.parse().unwrap()).await.unwrap(), 1 + usize::from(!left_out));
+            onramp.until_all_ended().await;
+            let pull = onramp.github.pulls().pop().unwrap();
+            let prompt = &onramp.github.branch_tree(REPO, &pull.head)["prompt.txt"];
+            assert!(prompt.contains(title) && !prompt.contains("Mine more"), "{prompt}");
+            assert_eq!(prompt.contains("it is left out"), left_out, "{prompt}");
+            assert_eq!(prompt.contains("Mine bitcoin."), !left_out, "{prompt}");
+        }
+        onramp.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_did_not_change_costs_nothing_and_edited_comments_and_strangers_start_nothing() {
     let onramp = unreachable("echo 42 > answer.txt").start().await;

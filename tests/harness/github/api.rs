@@ -149,6 +149,14 @@ pub(super) fn answer(state: &mut State, call: &Call) -> Reply {
 }
 
 fn route(state: &mut State, call: &Call) -> Answer {
+    let graph = state.prefix.replace("/v3", "/graphql");
+    let graph = if graph.is_empty() { "/graphql" } else { &graph };
+    if call.method == axum::http::Method::POST && call.path == graph {
+        let bearer = call.header(header::AUTHORIZATION);
+        let token = bearer.split_once(' ').and_then(|(_, token)| state.tokens.get(token)).cloned();
+        let token = token.ok_or_else(|| Reply::error(401, "Bad credentials"))?;
+        return history::graph(state, &token, call);
+    }
     let path = call.path.strip_prefix(&state.prefix).ok_or_else(Reply::not_found)?;
     let path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(super::percent_decoded).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();

@@ -76,6 +76,10 @@ impl Operation {
 
 /// What GitHub's description has against a request; nothing when it is described just so.
 pub(super) fn objections(method: &Method, path: &str, query: &BTreeMap<String, String>, body: &[u8]) -> Vec<String> {
+    // Questions in GraphQL are no part of that description.
+    if *method == Method::POST && path.ends_with("/graphql") {
+        return Vec::new();
+    }
     let mut parts: Vec<String> = path.split('/').skip(1).map(percent_decoded).collect();
     // Where GitHub leads from an old name: a repository by its number, with everything else as under its name.
     if parts[0] == "repositories" {

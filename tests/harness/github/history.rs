@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    GitHub, Token,
+    Call, GitHub, Token,
     api::{Answer, InRepository, Need, Reply},
     json,
     pulls::find as find_pull,
@@ -20,6 +20,8 @@ pub(super) struct Event {
     number: u64,
     actor: String,
     label: Option<String>,
+    /// The title that it had before.
+    renamed_from: Option<String>,
     created_at: String,
 }
 
@@ -50,6 +52,7 @@ impl State {
             number,
             actor: actor.to_owned(),
             label: label.map(str::to_owned),
+            renamed_from: None,
             created_at: now(),
         };
         self.history.events.push(event);
@@ -57,6 +60,29 @@ impl State {
 }
 
 impl GitHub {
+    /// Changes the text of an issue at a moment, and something else on it later than anything that a test does.
+    pub fn edit_issue(&self, repo: &str, issue: u64, body: &str, edited_at: &str) -> &Self {
+        let mut state = self.server.state();
+        let issue = state.issue_mut(repo, issue);
+        body.clone_into(&mut issue.body);
+        issue.edited_at = Some(edited_at.to_owned());
+        "2099-01-01T00:00:00Z".clone_into(&mut issue.updated_at);
+        drop(state);
+        self
+    }
+
+    /// Changes the title of an issue, later than anything that a test does.
+    pub fn retitle_issue(&self, repo: &str, issue: u64, title: &str, sender: &str) -> &Self {
+        let mut state = self.server.state();
+        state.happened("renamed", repo, issue, sender, None);
+        let old = std::mem::replace(&mut state.issue_mut(repo, issue).title, title.to_owned());
+        let event = state.history.events.last_mut().expect("it just happened");
+        event.renamed_from = Some(old);
+        "2099-01-01T00:00:00Z".clone_into(&mut event.created_at);
+        drop(state);
+        self
+    }
+
     /// A delivery that found nobody.
     pub fn missed(&self, delivery: &Delivery) -> &Self {
         let mut state = self.server.state();
@@ -94,6 +120,19 @@ pub(super) fn issue_or_pull(state: &State, repo: &str, number: u64) -> Option<Va
     Some(shown)
 }
 
+/// The one question in GraphQL that Onramp asks: when the text of an issue was last changed.
+pub(super) fn graph(state: &State, token: &Token, call: &Call) -> Answer {
+    let body = call.json()?;
+    let asks = |what: &str| body["query"].as_str().is_some_and(|query| query.contains(what));
+    assert!(asks("issueOrPullRequest(number: $number)") && asks("lastEditedAt"), "another question: {body}");
+    let text = |name: &str| body["variables"][name].as_str().unwrap_or_default();
+    let full_name = format!("{}/{}", text("owner"), text("name"));
+    let found = state.find(&full_name).filter(|repo| token.may(Need::ReadIssues, repo).is_ok());
+    let issue = found.and_then(|repo| repo.issues.get(&body["variables"]["number"].as_u64()?));
+    let told = issue.map(|issue| json!({ "lastEditedAt": issue.edited_at }));
+    Ok(Reply::ok(json!({ "data": { "repository": found.map(|_| json!({ "issueOrPullRequest": told })) } })))
+}
+
 /// Newest first, as GitHub lists them.
 pub(super) fn issue_events(at: &InRepository<'_>) -> Answer {
     at.need(Need::ReadIssues)?;
@@ -108,6 +147,9 @@ pub(super) fn issue_events(at: &InRepository<'_>) -> Answer {
         });
         if let Some(name) = &event.label {
             shown["label"] = json::label(at.state, repo, name);
+        }
+        if let Some(from) = &event.renamed_from {
+            shown["rename"] = json!({ "from": from, "to": "whatever it is now" });
         }
         shown
     });

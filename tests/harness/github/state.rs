@@ -73,6 +73,8 @@ pub struct Issue {
     /// Names of its labels.
     pub labels: Vec<String>,
     pub(super) updated_at: String,
+    /// When its text was last changed.
+    pub(super) edited_at: Option<String>,
 }
 
 impl Issue {
@@ -279,8 +281,9 @@ impl State {
         let repo = self.repository_mut(repo);
         let number = repo.fresh_number();
         let (title, body, author) = (title.to_owned(), body.to_owned(), author.to_owned());
-        repo.issues
-            .insert(number, Issue { number, title, body, author, open: true, labels: Vec::new(), updated_at: now() });
+        let (updated_at, edited_at) = (now(), None);
+        let issue = Issue { number, title, body, author, open: true, labels: Vec::new(), updated_at, edited_at };
+        repo.issues.insert(number, issue);
         number
     }
 

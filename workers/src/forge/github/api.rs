@@ -53,6 +53,8 @@ pub(super) struct Api {
     timeout: Duration,
     account: Arc<Account>,
     refused: AtomicBool,
+    /// Where questions in GraphQL go: beside the root of the API on an Enterprise Server, below it on github.com.
+    graph: &'static str,
 }
 
 /// Where GitHub is and how it is talked to.
@@ -108,7 +110,8 @@ impl Api {
                     .build_with_reqwest(http)
             })
             .map_err(|error| Failure::internal(chain(&error)))?;
-        Ok(Self { crab, secrets, timeout: line.timeout, account, refused: AtomicBool::new(false) })
+        let graph = if line.api_url.ends_with("/api/v3") { "/../graphql" } else { "/graphql" };
+        Ok(Self { crab, secrets, timeout: line.timeout, account, refused: AtomicBool::new(false), graph })
     }
 
     /// Whether GitHub refused these credentials: an expired or revoked token never gets better.
@@ -163,6 +166,24 @@ impl Api {
         body: &Value,
     ) -> Result<Answer<T>, Trouble> {
         self.repeatable(Method::POST, route, Some(body)).await
+    }
+
+    /// Asks in GraphQL, for what the other API does not tell. `None`: GitHub answered, and does not tell that either.
+    pub(super) async fn question<T: DeserializeOwned>(
+        &self,
+        query: &str,
+        variables: &Value,
+    ) -> Result<Option<T>, Trouble> {
+        #[derive(serde::Deserialize)]
+        struct Told<T> {
+            data: Option<T>,
+        }
+        let body = serde_json::json!({ "query": query, "variables": variables });
+        match self.post_repeatable::<Told<T>>(self.graph, &body).await {
+            Ok(answer) => Ok(answer.value.data),
+            Err(Trouble::Refused(_)) => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Posts once. After [`Trouble::Unclear`] the caller has to look whether it was done.

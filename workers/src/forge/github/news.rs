@@ -27,9 +27,26 @@ struct IssueEvent {
     assigner: Option<Value>,
     assignee: Option<Value>,
     label: Option<Value>,
+    rename: Option<Rename>,
     #[serde(default)]
     issue: Value,
 }
+
+#[derive(Deserialize)]
+struct Rename {
+    from: String,
+}
+
+/// When the text of an issue or pull request was last changed: only GraphQL tells.
+const LAST_EDITED: &str = "query($owner: String!, $name: String!, $number: Int!) {
+  repository(owner: $owner, name: $name) {
+    issueOrPullRequest(number: $number) { ... on Issue { lastEditedAt } ... on PullRequest { lastEditedAt } }
+  }
+}";
+
+/// In place of a text that may have been another one when somebody asked for it to be worked on.
+const CHANGED_LATER: &str = "(This text was changed after it was asked for, so it is left out. Who asks again has the new one \
+                             worked on.)";
 
 #[derive(Deserialize)]
 struct CheckSuites {
@@ -44,6 +61,8 @@ struct Asking<'a> {
     known: Known,
     newest: Option<Timestamp>,
     told: Vec<(Timestamp, Told)>,
+    /// Titles that issues had before: number, until when, title; newest first.
+    renames: Vec<(u64, Timestamp, String)>,
 }
 
 /// Everything that happened since, oldest first.
@@ -56,7 +75,7 @@ pub(super) async fn news(at: &Reach, wanted: Wanted<'_>) -> Result<News, Failure
     at.api.account().may_look_around().map_err(failure)?;
     let repository = json!({"full_name": repo, "default_branch": at.repository.default_branch});
     let known = Known::default();
-    let mut asking = Asking { at, wanted, repository, known, newest: None, told: Vec::new() };
+    let mut asking = Asking { at, wanted, repository, known, newest: None, told: Vec::new(), renames: Vec::new() };
     asking.issue_events().await.map_err(failure)?;
     asking.comments().await.map_err(failure)?;
     for pull in wanted.pull_requests {
@@ -79,7 +98,9 @@ impl Asking<'_> {
         for n in 2..=MAX_PAGES {
             let Some((events, more)) = page else { return Ok(()) };
             let reached = events.iter().any(|event| event.created_at < self.wanted.since);
-            events.into_iter().for_each(|event| self.issue_event(event));
+            for event in events {
+                self.issue_event(event).await?;
+            }
             if reached || !more {
                 return Ok(());
             }
@@ -90,10 +111,13 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn issue_event(&mut self, mut event: IssueEvent) {
-        // The issue is shown as it is now; what was said on it since then was not there when it was asked.
-        if event.issue.is_object() {
-            event.issue["updated_at"] = json!(event.created_at);
+    async fn issue_event(&mut self, mut event: IssueEvent) -> Result<(), Trouble> {
+        let number = event.issue.get("number").and_then(Value::as_u64);
+        if let (Some(number), Some(Rename { from })) = (number, event.rename.take()) {
+            self.renames.push((number, event.created_at, from));
+        }
+        if event.created_at >= self.wanted.since && matches!(event.event.as_str(), "labeled" | "assigned") {
+            self.as_it_was(&mut event.issue, event.created_at).await?;
         }
         let is_pull = event.issue.get("pull_request").is_some_and(|pull| !pull.is_null());
         let (name, payload) = match (event.event.as_str(), is_pull) {
@@ -110,9 +134,54 @@ impl Asking<'_> {
                 let pull = json!({"number": event.issue.get("number"), "merged": merged && event.event == "closed"});
                 ("pull_request", json!({"action": event.event, "pull_request": pull, "sender": event.actor}))
             }
-            _ => return,
+            _ => return Ok(()),
         };
         self.tell(name, format!("event-{}", event.id), event.created_at, payload);
+        Ok(())
+    }
+
+    /// An issue is shown as it is now. When somebody asked for it, it may have said something else, and that is what they
+    /// asked for: a title that it had then is put back, and a text that was changed since, or may have been, is left out.
+    async fn as_it_was(&self, issue: &mut Value, at: Timestamp) -> Result<(), Trouble> {
+        let number = issue.get("number").and_then(Value::as_u64);
+        let Some(number) = number.filter(|_| issue.is_object()) else { return Ok(()) };
+        let earlier = self.renames.iter().rev().find(|(of, until, _)| *of == number && *until > at);
+        if let Some((_, _, title)) = earlier {
+            issue["title"] = json!(title);
+        }
+        let time = |text: Option<&Value>| text.and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok());
+        let changed_at = time(issue.get("updated_at"));
+        // Whatever was said on it since then was not there either.
+        issue["updated_at"] = json!(at);
+        if changed_at.is_some_and(|changed_at| changed_at <= at) || self.is_text_of(number, at).await? {
+            return Ok(());
+        }
+        tracing::info!(number, "the text of an issue was changed after somebody asked for it, and is left out");
+        issue["body"] = json!(CHANGED_LATER);
+        Ok(())
+    }
+
+    /// Whether the text of an issue is known to be the one that it had at a moment.
+    async fn is_text_of(&self, number: u64, at: Timestamp) -> Result<bool, Trouble> {
+        #[derive(Deserialize)]
+        struct Found {
+            repository: Option<Repository>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Repository {
+            issue_or_pull_request: Option<Text>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Text {
+            last_edited_at: Option<Timestamp>,
+        }
+        let repo = &self.at.repository.full_name;
+        let variables = json!({"owner": repo.owner(), "name": repo.name(), "number": number});
+        let found = self.at.api.question::<Found>(LAST_EDITED, &variables).await?;
+        let text = found.and_then(|found| found.repository?.issue_or_pull_request);
+        Ok(text.is_some_and(|text| text.last_edited_at.is_none_or(|edited_at| edited_at <= at)))
     }
 
     /// New comments that may be for us. What was changed since it was written is left out, as the door leaves it out.
@@ -163,11 +232,12 @@ impl Asking<'_> {
             return Ok(());
         }
         let route = format!("/repos/{}/issues/{number}", self.at.repository.full_name);
-        let issue = match self.at.api.get::<Value>(&route).await {
+        let mut issue = match self.at.api.get::<Value>(&route).await {
             Ok(answer) => answer.value,
             Err(trouble) if trouble.is_missing() => return Ok(()),
             Err(trouble) => return Err(trouble),
         };
+        self.as_it_was(&mut issue, at).await?;
         let payload =
             json!({"action": "created", "issue": issue, "sender": comment.get("user").cloned(), "comment": comment});
         self.tell("issue_comment", format!("comment-{id}"), at, payload);
