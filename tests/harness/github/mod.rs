@@ -90,6 +90,7 @@ impl GitHub {
     }
 
     async fn start_at(prefix: &str) -> Self {
+        contract::read();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
