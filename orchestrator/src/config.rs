@@ -22,7 +22,7 @@ pub use self::{
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
-use tasks::{AgentName, Code, Failure};
+use tasks::{AgentName, Code, Failure, RepoName};
 use workers::{forbidden, sandbox::isolation::Isolation};
 
 /// The lowest layer.
@@ -38,6 +38,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub server: Server,
     pub github: GitHub,
+    pub slack: Slack,
     pub sandbox: Sandbox,
     pub bases: Bases,
     pub pool: Pool,
@@ -80,6 +81,20 @@ pub struct GitHub {
     pub allowed_bots: Vec<u64>,
     pub poll_interval: Period,
     pub write_pause: Period,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Slack {
+    pub bot_token: Secret,
+    pub app_token: Secret,
+    pub signing_secrets: Vec<Secret>,
+    pub api_url: String,
+    pub default_repository: String,
+    pub people: BTreeMap<String, String>,
+    pub channels: BTreeMap<String, RepoName>,
+    pub words: BTreeMap<String, RepoName>,
 }
 
 /// Which kind of sandbox to use.
@@ -384,6 +399,8 @@ impl Config {
         let secrets = [&github.token, &github.app_key, &self.worker.token].into_iter().chain(&github.webhook_secrets);
         let secrets = secrets.chain(self.models.values().map(|model| &model.key)).chain(self.egress.secrets());
         let secrets = secrets.chain(self.hooks.values().flat_map(|hook| &hook.secrets));
+        let slack = &self.slack;
+        let secrets = secrets.chain([&slack.bot_token, &slack.app_token]).chain(&slack.signing_secrets);
         let secrets = secrets.filter_map(Secret::value).cloned();
         secrets.chain([SecretString::from(data.display().to_string())]).collect()
     }
@@ -394,8 +411,8 @@ fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<()
     for (key, value) in own {
         let path = format!("{prefix}{key}");
         match known.get(key) {
-            // Models and hooks are named by the operator.
-            _ if matches!(prefix, "models." | "hooks.") => {}
+            // Models and hooks are named by the operator, and so are the people, channels and words of Slack.
+            _ if matches!(prefix, "models." | "hooks." | "slack.people." | "slack.channels." | "slack.words.") => {}
             Some(toml::Value::Table(inner)) => {
                 if let toml::Value::Table(own) = value {
                     check_keys(own, inner, &format!("{path}."))?;

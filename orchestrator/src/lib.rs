@@ -12,6 +12,7 @@ pub mod queue;
 mod reader;
 pub mod reaper;
 pub mod remote;
+pub mod slack;
 pub mod stale;
 pub mod telemetry;
 pub mod user_error;
@@ -108,6 +109,7 @@ pub struct Running {
     /// The workers of this process, if there are any: they end by draining.
     crew: Option<Crew>,
     notifier: Arc<Notifier>,
+    slack: Option<Arc<slack::Slack>>,
     /// The door. It stays open for workers elsewhere until those of this process have ended.
     serving: TaskTracker,
     /// Reaper and notifier: they outlive the work, and end when told to.
@@ -197,9 +199,14 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let stale = Arc::new(stale);
     let (watch, until) = (stale.clone(), stop.clone());
     watching.spawn(async move { watch.run(until).await });
-    let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock, config.hidden(&data)));
+    let telling_to = forge.clone();
+    let notifier = Arc::new(Notifier::new(queue.clone(), forge, clock.clone(), config.hidden(&data)));
     let (telling, until) = (notifier.clone(), stop.clone());
     watching.spawn(async move { telling.run(until).await });
+    let slack = wiring::slack(&config, &queue, &telling_to, &clock)?;
+    if let Some(slack) = &slack {
+        slack.start(config.slack.app_token.value().cloned(), &stop, &drain, &watching);
+    }
     watching.close();
     Ok(Running {
         addr,
@@ -210,6 +217,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
         artifacts,
         crew,
         notifier,
+        slack,
         serving,
         watching,
         drain,
@@ -276,6 +284,11 @@ impl Running {
         if let Err(error) = self.notifier.deliver_once(now()).await {
             tracing::warn!(%error, "the last comments are left to the next start");
         }
+        if let Some(slack) = &self.slack
+            && let Err(error) = slack.work_once(now()).await
+        {
+            tracing::warn!(%error, "the last messages are left to the next start");
+        }
         self.stop().await;
     }
 
@@ -300,6 +313,18 @@ impl Running {
     }
 }
 
+/// Where Slack is told to come to the door.
+fn slack_door(config: &Config) -> Result<Option<webhooks::SlackDoor>, Failure> {
+    let secrets: Vec<SecretString> =
+        config.slack.signing_secrets.iter().filter_map(|secret| secret.value().cloned()).collect();
+    if secrets.is_empty() {
+        return Ok(None);
+    }
+    let secrets = webhooks::Secrets::new(secrets)
+        .map_err(|error| Failure::new(Code::MissingSecret, format!("slack.signing_secrets cannot be used: {error}")))?;
+    Ok(Some(webhooks::SlackDoor { secrets, now }))
+}
+
 fn door_config(config: &Config, clock: &Clock) -> Result<DoorConfig, Failure> {
     let github = &config.github;
     let secrets: Vec<SecretString> =
@@ -313,6 +338,7 @@ fn door_config(config: &Config, clock: &Clock) -> Result<DoorConfig, Failure> {
         github_secrets: secrets.map_err(|error| {
             Failure::new(Code::MissingSecret, format!("github.webhook_secrets cannot be used: {error}"))
         })?,
+        slack: slack_door(config)?,
         label: github.label.clone(),
         repositories: github.repositories.clone(),
         names: github.names.clone(),

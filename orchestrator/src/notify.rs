@@ -4,7 +4,7 @@
 //! events become one edit of one comment, a repeated pass changes nothing, and a crash costs at most a repeated edit: the
 //! durable cursor moves only past events whose task has been told. A forge that fails delays one task, not the others.
 
-mod words;
+pub(crate) mod words;
 
 use std::{
     collections::{BTreeMap, HashMap},

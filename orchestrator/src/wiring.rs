@@ -36,7 +36,8 @@ use workers::{
 use crate::{
     config::{BackendChoice, Config, Surroundings},
     now,
-    queue::{Clock, PullLimits, QueueOptions},
+    queue::{Clock, PullLimits, Queue, QueueOptions},
+    slack,
 };
 
 /// The forge that the configuration names.
@@ -57,6 +58,42 @@ pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
         write_pause: github.write_pause.0,
     })?;
     Ok(Arc::new(forge))
+}
+
+/// Slack, where there is a token for it.
+///
+/// # Errors
+/// E006 when a repository is named that cannot be one; E008 when nothing of Slack could arrive.
+pub fn slack(
+    config: &Config,
+    queue: &Arc<Queue>,
+    forge: &Arc<dyn Forge>,
+    clock: &Clock,
+) -> Result<Option<Arc<slack::Slack>>, Failure> {
+    let options = &config.slack;
+    let Some(bot) = options.bot_token.value() else { return Ok(None) };
+    if options.app_token.value().is_none() && options.signing_secrets.iter().all(|secret| secret.value().is_none()) {
+        options.app_token.require("slack.app_token (or slack.signing_secrets)")?;
+    }
+    let client = slack::Client::new(&options.api_url, bot.clone(), clock.clone())?;
+    let public_url = Some(config.server.public_url.trim_end_matches('/').to_owned()).filter(|url| !url.is_empty());
+    let options = slack::Options { routes: slack_routes(config)?, people: options.people.clone(), public_url };
+    Ok(Some(Arc::new(slack::Slack::new(queue.clone(), forge.clone(), Arc::new(client), options, clock.clone()))))
+}
+
+/// Which repository is meant in Slack.
+///
+/// # Errors
+/// E006 when the default is no repository's name.
+pub fn slack_routes(config: &Config) -> Result<slack::Routes, Failure> {
+    let default = match config.slack.default_repository.as_str() {
+        "" => None,
+        name => Some(name.parse().map_err(|error| {
+            Failure::new(Code::BadConfig, format!("slack.default_repository cannot be used: {error}"))
+        })?),
+    };
+    let known = config.github.repositories.iter().filter_map(|name| name.parse().ok()).collect();
+    Ok(slack::Routes { words: config.slack.words.clone(), channels: config.slack.channels.clone(), default, known })
 }
 
 /// How the queue behaves.

@@ -12,6 +12,7 @@ mod commit;
 mod markdown;
 mod prompt;
 mod pull_request;
+mod slack;
 mod stale;
 mod status_comment;
 mod triggers;
@@ -28,6 +29,7 @@ pub use clean::{clean_untrusted, cut, one_line, redact_tokens};
 pub use commit::{CommitMessage, commit_message, subject};
 pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
 pub use pull_request::{PullRequestText, pull_request};
+pub use slack::{SlackMessage, SlackQuestion, SlackText, slack_message, slack_question, slack_quote};
 pub use stale::{StaleNote, stale, stale_marker};
 pub use status_comment::{FailureLine, StatusComment, status_comment, status_marker};
 pub use triggers::{Sent, TRIGGERS, Trigger, TriggerError, TriggerTexts, Triggered};
@@ -91,6 +93,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("commit.txt.j2", include_str!("../commit.txt.j2")),
         ("pull_request.md.j2", include_str!("../pull_request.md.j2")),
         ("stale.md.j2", include_str!("../stale.md.j2")),
+        ("slack_message.txt.j2", include_str!("../slack_message.txt.j2")),
         ("status_comment.md.j2", include_str!("../status_comment.md.j2")),
     ] {
         env.add_template(name, source).expect("an embedded template that does not parse fails every test");
@@ -101,6 +104,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_filter("command", markdown::command);
     env.add_filter("fence", |text: &str| markdown::fence(text, "text"));
     env.add_filter("prose", |text: &str| markdown::prose(text, 1_500));
+    env.add_filter("mrkdwn", slack::mrkdwn);
     env.add_filter("one_line", |text: &str| clean::one_line(text));
     env
 });

@@ -21,6 +21,7 @@ mod queue_bench;
 mod queue_faults;
 mod real_agent;
 mod road;
+mod slack;
 mod talk;
 mod tidy;
 mod verdicts;

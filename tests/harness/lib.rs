@@ -8,6 +8,7 @@ pub mod log;
 pub mod lossy;
 pub mod model;
 pub mod onramp;
+pub mod slack;
 pub mod target;
 
 pub use onramp::{Backend, Onramp, Setup};

@@ -328,6 +328,11 @@ impl Onramp {
         self.running.stale()
     }
 
+    /// Where the door is.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.running.addr()
+    }
+
     /// Who asks GitHub.
     pub fn poller(&self) -> &Arc<Poller> {
         self.running.poller()

@@ -71,6 +71,10 @@ pub(crate) enum Problem {
     TakesNone,
     /// What was sent does not fit what was configured for its sender.
     DoesNotFit,
+    /// Slack's signature is missing, malformed, wrong or old. One answer for all.
+    BadSlackSignature,
+    /// There is no secret that Slack could sign with.
+    TakesNoSlack,
 }
 
 impl Problem {
@@ -117,6 +121,16 @@ impl Problem {
                 StatusCode::NOT_FOUND,
                 "No delivery is taken here",
                 "Onramp asks GitHub by itself; set github.webhook_secrets to be told instead.",
+            ),
+            Self::BadSlackSignature => (
+                StatusCode::UNAUTHORIZED,
+                "The signature does not match",
+                "Set slack.signing_secret to the signing secret of the Slack app, and look whether the clocks agree.",
+            ),
+            Self::TakesNoSlack => (
+                StatusCode::NOT_FOUND,
+                "Nothing of Slack is taken here",
+                "Set slack.signing_secret, or use Socket Mode with slack.app_token.",
             ),
         }
     }

@@ -7,6 +7,7 @@
 mod answer;
 pub mod github;
 pub mod hooks;
+pub mod slack;
 
 use std::{any::Any, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use github::signature::{BadSecrets, Secrets};
 pub use hooks::Hook;
+pub use slack::SlackDoor;
 
 use crate::answer::Problem;
 
@@ -29,6 +31,8 @@ pub struct DoorConfig {
     /// The secrets that GitHub's deliveries may be signed with: one, or two while one replaces the other.
     /// None: no delivery of GitHub is taken.
     pub github_secrets: Option<Secrets>,
+    /// What Slack signs with. None: nothing of Slack is taken at the door; it may still come over its socket.
+    pub slack: Option<SlackDoor>,
     /// The label that asks for a task. Compared without regard to case, as GitHub does.
     pub label: String,
     /// The repositories that may ask: `owner/name`, where `*` stands for any part of a name (`acme/*`). Empty: all that
@@ -77,7 +81,8 @@ impl Default for Limits {
     }
 }
 
-/// The routes of the door: `POST /hooks/github` (also as `/webhooks/github`), `POST /hooks/NAME` for what else is
+/// The routes of the door: `POST /hooks/github` (also as `/webhooks/github`), `POST /hooks/slack`,
+/// `POST /hooks/NAME` for what else is
 /// configured, and `GET /healthz`.
 pub fn router(intake: Arc<dyn Intake>, config: DoorConfig) -> Router {
     routes(Door { intake, config: Arc::new(config), limits: Limits::default() })
@@ -87,6 +92,7 @@ fn routes(door: Door) -> Router {
     Router::new()
         .route("/hooks/github", post(github::receive))
         .route("/webhooks/github", post(github::receive))
+        .route("/hooks/slack", post(slack::receive))
         .route("/hooks/{name}", post(hooks::receive))
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || Problem::NotFound)

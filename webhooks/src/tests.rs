@@ -114,6 +114,7 @@ fn config() -> DoorConfig {
         label: "onramp".into(),
         repositories: vec![],
         names: vec!["onramp".into()],
+        slack: None,
         allowed_bots: vec![],
         hooks: BTreeMap::new(),
     }

@@ -34,7 +34,7 @@ pub(super) fn needs_a_person(state: &TaskState) -> Option<String> {
 }
 
 /// Whether the results of the last verification belong to this state; an older attempt's would mislead.
-pub(super) fn shows_checks(state: &TaskState) -> bool {
+pub(crate) fn shows_checks(state: &TaskState) -> bool {
     match state {
         TaskState::PullRequestOpen { .. } | TaskState::Updated { .. } => true,
         TaskState::Failed { failure } => failure.code == Code::ChecksFailed,

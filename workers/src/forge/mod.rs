@@ -235,6 +235,11 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     async fn default_branch(&self, repo: &RepoName) -> Result<BranchName, Failure>;
     /// What `actor` may do, asked live. Errors never mean yes.
     async fn permission(&self, repo: &RepoName, actor: &Actor) -> Result<Permission, Failure>;
+    /// Who is called `login` now and what they may do, asked live: for people that another program names. `None`: they
+    /// have nothing to do with the repository, or the forge has no accounts.
+    async fn collaborator(&self, _repo: &RepoName, _login: &str) -> Result<Option<(Actor, Permission)>, Failure> {
+        Ok(None)
+    }
     /// Finds the open pull request of the branch, else opens it; title and body of a found one are brought up to date.
     /// Key: the branch, which is deterministic.
     async fn pull_request(&self, new: NewPullRequest<'_>) -> Result<PullRequest, Failure>;

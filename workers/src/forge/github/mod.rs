@@ -229,6 +229,12 @@ impl Forge for GitHubForge {
         }
     }
 
+    async fn collaborator(&self, repo: &RepoName, login: &str) -> Result<Option<(Actor, Permission)>, Failure> {
+        let Reach { api, repository, .. } = self.reach(repo).await?;
+        let found = collaborator(&api, &repository.full_name, login).await?;
+        Ok(found.map(|(id, permission)| (Actor { login: login.to_owned(), id: Some(id) }, permission)))
+    }
+
     async fn pull_request(&self, new: NewPullRequest<'_>) -> Result<PullRequest, Failure> {
         pulls::find_or_open(&self.reach(new.repo).await?, &new).await
     }
@@ -310,6 +316,18 @@ impl Forge for GitHubForge {
 /// Asks GitHub what `login` may do, and takes the answer only when it is about the account `id`: a login may be given up
 /// and taken by somebody else.
 async fn permission_of(api: &Api, repo: &RepoName, login: &str, id: u64) -> Result<Permission, Failure> {
+    match collaborator(api, repo, login).await? {
+        None => Ok(Permission::None),
+        Some((found, permission)) if found == id => Ok(permission),
+        Some(_) => Err(Failure::new(
+            Code::PermissionDenied,
+            format!("The account that asked is not the one that is called {login} on GitHub now"),
+        )),
+    }
+}
+
+/// The id of the account that is called so now, and what it may do.
+async fn collaborator(api: &Api, repo: &RepoName, login: &str) -> Result<Option<(u64, Permission)>, Failure> {
     #[derive(Deserialize)]
     struct Collaborator {
         permission: String,
@@ -326,23 +344,19 @@ async fn permission_of(api: &Api, repo: &RepoName, login: &str, id: u64) -> Resu
     let route = format!("/repos/{repo}/collaborators/{}/permission", login.replace('[', "%5B").replace(']', "%5D"));
     let answer = match api.get::<Collaborator>(&route).await {
         Ok(answer) => answer.value,
-        Err(trouble) if trouble.is_missing() => return Ok(Permission::None),
+        Err(trouble) if trouble.is_missing() => return Ok(None),
         Err(trouble) => {
             return Err(trouble.failure(&format!("tell what {login} may do in {repo}"), Code::PermissionDenied));
         }
     };
-    if answer.user.map(|user| user.id) != Some(id) {
-        return Err(Failure::new(
-            Code::PermissionDenied,
-            format!("The account that asked is not the one that is called {login} on GitHub now"),
-        ));
-    }
-    Ok(match answer.permission.as_str() {
+    let permission = match answer.permission.as_str() {
         "admin" => Permission::Admin,
         "write" | "maintain" => Permission::Write,
         "read" | "triage" => Permission::Read,
         _ => Permission::None,
-    })
+    };
+    // An answer about nobody is not an answer about this account.
+    Ok(Some((answer.user.map_or(0, |user| user.id), permission)))
 }
 
 /// What the owner of the credentials may do.
