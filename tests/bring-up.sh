@@ -22,6 +22,7 @@ openapi_version=23.0.2
 examples_version=7.6.1
 busybox_image=onramp-test/busybox:1
 agents_image=onramp-test/agents:1
+debian_image=onramp-test/debian:1
 
 say() { printf 'bring-up: %s\n' "$*"; }
 give_up() { printf 'bring-up: %s\n' "$*" >&2; exit 1; }
@@ -59,6 +60,7 @@ bring_programs() {
   # Faults at single system calls are injected with it.
   have strace || missing+=(strace)
   have npm || missing+=(nodejs npm)
+  have mmdebstrap || missing+=(mmdebstrap)
   [ ${#missing[@]} = 0 ] || debian "${missing[@]}"
   have docker || debian docker-cli
   [ -x "$(git --exec-path)/git-http-backend" ] || give_up "this git has no git-http-backend; the tests serve repositories with it"
@@ -186,6 +188,38 @@ bring_images() {
   fi
 }
 
+# A small Debian with the npm of this machine: what the Dockerfiles of agents are built on, without pulling anything.
+bring_debian() {
+  if docker image inspect "$debian_image" >/dev/null 2>&1; then
+    say "image $debian_image is there"
+    return
+  fi
+  local fresh release
+  release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  say "making a small Debian ($release)"
+  fresh=$(mktemp -d)
+  mmdebstrap --quiet --variant=apt --include=ca-certificates "$release" "$fresh/root" >"$state/debian.log" 2>&1 ||
+    { tail -n 20 "$state/debian.log" >&2; give_up "mmdebstrap failed, see $state/debian.log"; }
+  with_npm "$fresh/root"
+  # The certificates that this machine trusts, for builds behind a proxy that has its own.
+  cp -L /etc/ssl/certs/ca-certificates.crt "$fresh/root/etc/ssl/certs/ca-certificates.crt"
+  import_image "$debian_image" "$fresh/root" -c 'ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt'
+  rm -rf "$fresh"
+}
+
+# with_npm DIR: copies node, npm and all modules that come with them.
+with_npm() {
+  local path
+  with_libraries "$(realpath "$(command -v node)")" "$1"
+  cp -L "$(command -v node)" "$1/usr/bin/node"
+  for path in /usr/lib/node_modules/npm /usr/share/nodejs /usr/share/node_modules /usr/etc/npmrc; do
+    [ -e "$path" ] || continue
+    mkdir -p "$1$(dirname "$path")"
+    cp -a "$path" "$1$(dirname "$path")/"
+  done
+  ln -sf "$(realpath "$(command -v npm)")" "$1/usr/bin/npm"
+}
+
 bring_agents() {
   local arch
   case $(uname -m) in
@@ -252,4 +286,5 @@ bring_engine
 bring_agents
 bring_github
 bring_images
+bring_debian
 say "ready"

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails where it tries")]
 
+mod agents;
 mod apart;
 mod bad_input;
 mod bases;

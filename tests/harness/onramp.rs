@@ -42,6 +42,8 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 pub const IMAGE: &str = "onramp-test/busybox:1";
 /// The image with the real agents in it.
 pub const AGENTS_IMAGE: &str = "onramp-test/agents:1";
+/// A small Debian with npm, as Dockerfiles of agents start from.
+pub const DEBIAN_IMAGE: &str = "onramp-test/debian:1";
 
 /// The kind of sandbox that a test runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The command line: data on standard output, progress and errors on standard error, documented exit codes.
 
+mod agent;
 mod audit;
 mod demo;
 mod doctor;
@@ -79,6 +80,9 @@ enum Subcommands {
     /// Look at the definitions by which webhooks of other services become tasks
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
+    /// List the agents, try one out, or print the Dockerfile of an image with one
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// Check the journal, which is the audit log, or read it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -168,6 +172,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Trigger(_)
         | Subcommands::Vendors(_)
         | Subcommands::ExitDrill(_)
+        | Subcommands::Agent(_)
         | Subcommands::Audit(_) => {}
     }
     let config = configured(&cli.global)?;
@@ -190,6 +195,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Resume(args) => operate::resume(&setting, args).await,
         Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
         Subcommands::Trigger(command) => trigger::run(&setting, command),
+        Subcommands::Agent(command) => agent::agent(setting, command).await,
         Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Vendors(args) => vendors::vendors(&setting, args),
         Subcommands::ExitDrill(args) => drill::drill(setting, args).await,

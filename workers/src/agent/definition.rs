@@ -5,7 +5,7 @@
 //! start and not in the middle of somebody's task.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -143,6 +143,36 @@ impl DefinitionFile {
 }
 
 impl AgentDefinition {
+    /// What it is called.
+    pub fn name(&self) -> &AgentName {
+        &self.name
+    }
+
+    /// The model that it is told to use; `None`: it chooses.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// How to bring it into a sandbox, in words.
+    pub fn install(&self) -> Option<&str> {
+        self.install.as_deref()
+    }
+
+    /// The providers of models whose gateway it is told of.
+    pub fn providers(&self) -> BTreeSet<&str> {
+        let texts = self.command.iter().chain(self.env.values()).chain(self.files.values());
+        texts
+            .flat_map(Text::names)
+            .filter_map(|name| name.strip_prefix("gateway."))
+            .filter(|name| *name != "token")
+            .collect()
+    }
+
+    /// The failure when its program is not in the sandbox.
+    pub fn missing(&self, reason: &str) -> Failure {
+        super::not_installed(self, self.name.as_str(), reason)
+    }
+
     /// The command line that tells whether the program is there, when the definition has one.
     pub fn check(&self) -> Option<&[String]> {
         self.check.as_deref()

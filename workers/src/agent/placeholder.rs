@@ -58,6 +58,14 @@ impl Text {
         self.0.iter().any(|piece| matches!(piece, Piece::Value(value) if value == name))
     }
 
+    /// The names of its placeholders.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Value(name) => Some(name.as_str()),
+            Piece::Literal(_) => None,
+        })
+    }
+
     /// The text with its values.
     ///
     /// # Errors
