@@ -210,8 +210,11 @@ bring_debian() {
 # with_npm DIR: copies node, npm and all modules that come with them.
 with_npm() {
   local path
-  with_libraries "$(realpath "$(command -v node)")" "$1"
   cp -L "$(command -v node)" "$1/usr/bin/node"
+  # Its own libraries stay: they are this system's too, and links among them would lead out of DIR.
+  for path in $(ldd "$(command -v node)" | grep -o '/[^ ]*'); do
+    [ -e "$1$path" ] || [ -L "$1$path" ] || { mkdir -p "$1$(dirname "$path")" && cp -L "$path" "$1$path"; }
+  done
   for path in /usr/lib/node_modules/npm /usr/share/nodejs /usr/share/node_modules /usr/etc/npmrc; do
     [ -e "$path" ] || continue
     mkdir -p "$1$(dirname "$path")"
