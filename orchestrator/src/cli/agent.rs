@@ -242,6 +242,7 @@ fn task(agent: &AgentDefinition, repo: &RepoName) -> Result<Task, Failure> {
         resources: Resources { gpu: None },
         revises: None,
         work: tasks::Work::default(),
+        discussed_until: None,
     };
     let mut task = Task::new(TaskId::new(now()), request, now());
     task.attempt = 1;
