@@ -204,6 +204,19 @@ async fn docker_program(arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
+/// The host's address on the engine's bridge. An engine does not name it as the gateway before its first restart: then it
+/// is the first address of the subnet.
+async fn bridge() -> String {
+    let format = "{{with index .IPAM.Config 0}}{{.Gateway}} {{.Subnet}}{{end}}";
+    let said = String::from_utf8(docker_program(&["network", "inspect", "bridge", "--format", format]).await).unwrap();
+    let (gateway, subnet) = said.trim_end().split_once(' ').expect("two words");
+    if !gateway.is_empty() {
+        return gateway.to_owned();
+    }
+    let network: std::net::Ipv4Addr = subnet.split('/').next().unwrap().parse().unwrap();
+    std::net::Ipv4Addr::from(u32::from(network) + 1).to_string()
+}
+
 /// An image with the probes in it, once more as a program that belongs to root and has the setuid bit.
 async fn image(backend: &dyn SandboxBackend) -> String {
     let bytes = std::fs::read(program()).unwrap();
@@ -236,8 +249,7 @@ async fn nothing_that_hostile_code_tries_gets_through() {
         let embedded = in_namespaces(&root, &canaries).await;
         return assert_eq!(leaks(&embedded), [""; 0], "in namespaces");
     };
-    let inspect = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"];
-    let bridge = String::from_utf8(docker_program(&inspect).await).unwrap().trim().to_owned();
+    let bridge = bridge().await;
     let image = image(&*engine).await;
     let by_default = async {
         let name = format!("onramp-test-default-{}", std::process::id());
