@@ -249,12 +249,12 @@ fn task(agent: &AgentDefinition, repo: &RepoName) -> Result<Task, Failure> {
     Ok(task)
 }
 
-/// Tokens, and money where the agent told it. What nobody knows is never shown as nothing.
+/// Tokens, and money where its price is known. What nobody knows is never shown as nothing.
 fn cost(usage: &TokenUsage) -> String {
     let tokens = |n: Option<u64>| n.map_or_else(|| "an unknown number of".to_owned(), |n| n.to_string());
     let mut words = format!("{} tokens in, {} tokens out", tokens(usage.input), tokens(usage.output));
     let _ = match usage.cost_microusd {
-        Some(cost) => write!(words, ", ${}.{:06} by its own account", cost / 1_000_000, cost % 1_000_000),
+        Some(cost) => write!(words, ", ${}.{:06}", cost / 1_000_000, cost % 1_000_000),
         None => write!(words, ", price unknown"),
     };
     words
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_not_shown_as_nothing() {
         let usage = TokenUsage { input: Some(1200), output: Some(34), cost_microusd: Some(1_012_300) };
-        insta::assert_snapshot!(cost(&usage), @"1200 tokens in, 34 tokens out, $1.012300 by its own account");
+        insta::assert_snapshot!(cost(&usage), @"1200 tokens in, 34 tokens out, $1.012300");
         insta::assert_snapshot!(cost(&TokenUsage::default()), @"an unknown number of tokens in, an unknown number of tokens out, price unknown");
     }
 

@@ -158,14 +158,12 @@ impl AgentDefinition {
         self.install.as_deref()
     }
 
-    /// The providers of models whose gateway it is told of.
+    /// The providers of models that it talks to, or whose gateway it is told of.
     pub fn providers(&self) -> BTreeSet<&str> {
         let texts = self.command.iter().chain(self.env.values()).chain(self.files.values());
-        texts
-            .flat_map(Text::names)
-            .filter_map(|name| name.strip_prefix("gateway."))
-            .filter(|name| *name != "token")
-            .collect()
+        let told = texts.flat_map(Text::names).filter_map(|name| name.strip_prefix("gateway."));
+        let own = self.builtin.iter().map(|builtin| builtin.provider.as_str());
+        told.filter(|name| *name != "token").chain(own).collect()
     }
 
     /// The failure when its program is not in the sandbox.
