@@ -3,6 +3,7 @@
 //! Two layers: `config.example.toml`, embedded, and the operator's file on top of it, key by key. A secret is written as
 //! where it is found (`env:NAME`, `file:PATH`) and read while the configuration is.
 
+mod budget;
 mod egress;
 mod hooks;
 mod pulls;
@@ -15,6 +16,7 @@ use std::{
 };
 
 pub use self::{
+    budget::Budget,
     egress::{Egress, Model, Registry, SetupSecret},
     hooks::Hook,
     pulls::{Pulls, Stale},
@@ -45,6 +47,7 @@ pub struct Config {
     pub hooks: BTreeMap<String, Hook>,
     pub queue: Queue,
     pub pulls: Pulls,
+    pub budget: Budget,
     pub gpu: Gpu,
     pub agent: Agent,
     pub models: BTreeMap<String, Model>,
@@ -353,6 +356,7 @@ impl Config {
     fn cross_check(&self) -> Result<(), Failure> {
         let Self { sandbox, pool, bases, .. } = self;
         let bad = |message: String| Err(Failure::new(Code::BadConfig, message));
+        self.budget.check()?;
         if pool.min_warm > pool.max_warm {
             let (min, max) = (pool.min_warm, pool.max_warm);
             return bad(format!("pool.min_warm = {min} for each base is more than pool.max_warm = {max} in all"));
@@ -411,8 +415,7 @@ fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<()
     for (key, value) in own {
         let path = format!("{prefix}{key}");
         match known.get(key) {
-            // Models and hooks are named by the operator, and so are the people, channels and words of Slack.
-            _ if matches!(prefix, "models." | "hooks." | "slack.people." | "slack.channels." | "slack.words.") => {}
+            _ if is_named_by_the_operator(prefix) => {}
             Some(toml::Value::Table(inner)) => {
                 if let toml::Value::Table(own) = value {
                     check_keys(own, inner, &format!("{path}."))?;
@@ -431,6 +434,13 @@ fn check_keys(own: &toml::Table, known: &toml::Table, prefix: &str) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Models, hooks, budgets, and the people, channels and words of Slack.
+fn is_named_by_the_operator(prefix: &str) -> bool {
+    let budget = prefix.strip_prefix("budget.");
+    matches!(prefix, "models." | "hooks." | "slack.people." | "slack.channels." | "slack.words.")
+        || matches!(budget, Some("repositories." | "requesters." | "teams."))
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tasks::{Actor, Code, Evidence, Failure, Intake, QueueError, RepoName, Task, TaskFilter, TaskId};
+use tasks::{Actor, Code, Evidence, Failure, Intake, Month, QueueError, RepoName, Spending, Task, TaskFilter, TaskId};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -47,6 +47,11 @@ pub enum Question {
         /// Its id, or the end of it.
         task: String,
     },
+    /// What was used in a month, and what is left.
+    Budget {
+        /// Which; `None`: this one.
+        month: Option<Month>,
+    },
     /// Put it back into the queue.
     Requeue {
         /// Its id, or the end of it.
@@ -74,6 +79,8 @@ pub enum Answer {
     Tasks(Vec<Task>),
     /// One task as it is now, and what its last verification showed.
     Task(Box<Task>, Option<Box<Evidence>>),
+    /// What every account used.
+    Spending(Vec<Spending>),
     /// It was not done.
     Refused(Failure),
 }
@@ -200,6 +207,10 @@ async fn answered(queue: &Queue, question: Question) -> Result<Answer, Failure> 
             tasks.retain(|task| !dead || is_dead(task));
             tasks.truncate(limit);
             return Ok(Answer::Tasks(tasks));
+        }
+        Question::Budget { month } => {
+            let month = month.unwrap_or_else(|| Month::of(crate::now()));
+            return Ok(Answer::Spending(queue.spending(month).await.map_err(refused)?));
         }
         Question::Show { task } => find(queue, &task).await?,
         Question::Resume { repo } => {

@@ -114,8 +114,9 @@ pub fn queue_options(config: &Config, clock: Clock) -> QueueOptions {
         per_hour: config.pulls.max_per_hour,
         unnoticed: config.pulls.max_unnoticed,
     };
+    let budgets = Arc::new(config.budget.budgets());
     let options = QueueOptions::new(clock);
-    QueueOptions { pulls, priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
+    QueueOptions { budgets, pulls, priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
 }
 
 /// Whether `owner/name`, `owner/*` or `@login` means this request. Forges do not tell upper from lower case.
@@ -159,6 +160,7 @@ pub async fn hands(
         models: Arc::new(models(config)?),
         egress,
         gpus: gpus(config, surroundings).await,
+        prices: config.budget.prices.of_machines(),
         mirrors,
         artifacts: data.join("artifacts"),
         identity: Identity { name: config.commit.name.clone(), email: config.commit.email.clone() },

@@ -247,9 +247,58 @@ impl Usage {
         }
     }
 
+    /// What was added since it was `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            money: self.money.minus(before.money),
+            n_unpriced: self.n_unpriced.saturating_sub(before.n_unpriced),
+            n_unmeasured: self.n_unmeasured.saturating_sub(before.n_unmeasured),
+            tokens: Tokens {
+                input: self.tokens.input.saturating_sub(before.tokens.input),
+                cached: self.tokens.cached.saturating_sub(before.tokens.cached),
+                cache_written: self.tokens.cache_written.saturating_sub(before.tokens.cache_written),
+                output: self.tokens.output.saturating_sub(before.tokens.output),
+                reasoning: self.tokens.reasoning.saturating_sub(before.tokens.reasoning),
+            },
+            wall_ms: self.wall_ms.saturating_sub(before.wall_ms),
+            cpu_ms: self.cpu_ms.saturating_sub(before.cpu_ms),
+            memory_mib_s: self.memory_mib_s.saturating_sub(before.memory_mib_s),
+            gpu_ms: self.gpu_ms.saturating_sub(before.gpu_ms),
+            storage_bytes: self.storage_bytes.saturating_sub(before.storage_bytes),
+        }
+    }
+
     /// Whether there is nothing to tell.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What machines cost, so that owned hardware has its price too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachinePrices {
+    /// An hour of one CPU.
+    pub cpu_hour: Money,
+    /// A GiB of memory for an hour.
+    pub memory_gib_hour: Money,
+    /// An hour of one GPU.
+    pub gpu_hour: Money,
+    /// A GiB of artifacts, once.
+    pub storage_gib: Money,
+}
+
+impl MachinePrices {
+    /// What the machines cost that were used, each price rounded up to a millionth of a dollar.
+    pub fn of(&self, used: &Usage) -> Money {
+        let cost = |amount: u64, unit: u64, price: Money| {
+            let microusd = (u128::from(amount) * u128::from(price.0)).div_ceil(u128::from(unit));
+            Money(u64::try_from(microusd).unwrap_or(u64::MAX))
+        };
+        cost(used.cpu_ms, 3_600_000, self.cpu_hour)
+            .plus(cost(used.memory_mib_s, 1024 * 3600, self.memory_gib_hour))
+            .plus(cost(used.gpu_ms, 3_600_000, self.gpu_hour))
+            .plus(cost(used.storage_bytes, 1 << 30, self.storage_gib))
     }
 }
 
@@ -331,6 +380,18 @@ impl Allowance {
     pub fn minus(self, used: &Usage) -> Self {
         Meter::ALL.into_iter().fold(self, |left, meter| {
             left.with(meter, left.of(meter).map(|amount| amount.saturating_sub(used.of(meter))))
+        })
+    }
+
+    /// What was set aside on top of what it is, for another one.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        Meter::ALL.into_iter().fold(self, |both, meter| {
+            let sum = match (both.of(meter), other.of(meter)) {
+                (Some(one), Some(other)) => Some(one.saturating_add(other)),
+                (one, other) => one.or(other),
+            };
+            both.with(meter, sum)
         })
     }
 
@@ -557,6 +618,16 @@ mod tests {
         }
         let shown = [0, 125, 9_999, 10_000, 2_500_000, 2_994_999, 2_999_999].map(|n| Money::microusd(n).to_string());
         assert_eq!(shown, ["$0.00", "$0.000125", "$0.009999", "$0.01", "$2.50", "$2.99", "$3.00"]);
+    }
+
+    #[test]
+    fn machines_cost_what_the_operator_says_and_something_never_costs_nothing() {
+        let dollars = |n: u64| Money::microusd(n * 1_000_000);
+        let prices = MachinePrices { cpu_hour: dollars(1), gpu_hour: dollars(4), ..MachinePrices::default() };
+        let used = Usage { cpu_ms: 1_800_000, gpu_ms: 900_000, memory_mib_s: 5, storage_bytes: 7, ..Usage::default() };
+        assert_eq!(prices.of(&used), Money::microusd(1_500_000));
+        assert_eq!(prices.of(&Usage { cpu_ms: 1, ..Usage::default() }), Money::microusd(1));
+        assert_eq!(MachinePrices::default().of(&used), Money::ZERO);
     }
 
     #[test]

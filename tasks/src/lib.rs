@@ -26,7 +26,9 @@ pub use evidence::{Anchor, CheckOutcome, CheckResult, Evidence, GpuUse, TokenUsa
 pub use failure::{Code, Failure, FailureKind, RetryPolicy};
 pub use finding::{Action, BundleDigest, Finding, RiskTier};
 pub use gpu::{GpuChoice, GpuKind, GpuParseError, GpuRequest};
-pub use ledger::{Account, Allowance, Meter, Money, Month, Overdrawn, Reservation, Spending, Tokens, Usage};
+pub use ledger::{
+    Account, Allowance, MachinePrices, Meter, Money, Month, Overdrawn, Reservation, Spending, Tokens, Usage,
+};
 pub use limits::{Limit, LimitHit};
 pub use proof::{CheckProof, CheckVerdict, Proof, TestChange, TestCounts, TestVerdict};
 pub use queue::{

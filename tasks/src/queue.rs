@@ -9,6 +9,7 @@ use crate::{
     chat::Said,
     evidence::Evidence,
     failure::Failure,
+    ledger::Usage,
     repo::{BranchName, CommitSha, RepoName, string_newtype},
     state::{Outcome, Stage},
     task::{Actor, DedupeKey, Task, TaskId, TaskRequest},
@@ -46,6 +47,9 @@ pub enum Report {
         outcome: Outcome,
         /// What was verified, where the attempt got that far.
         evidence: Option<Box<Evidence>>,
+        /// What the attempt used. `None`: it was not measured, which counts as all that was reserved for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<Usage>,
     },
     /// It failed.
     Failed {
@@ -53,9 +57,25 @@ pub enum Report {
         failure: Failure,
         /// The results of the checks, where the attempt got that far.
         evidence: Option<Box<Evidence>>,
+        /// What the attempt used, as above.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<Usage>,
     },
     /// The worker gives it back unharmed, for another one.
-    Released,
+    Released {
+        /// What the attempt used, as above.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<Usage>,
+    },
+}
+
+impl Report {
+    /// What the attempt used; `None`: it was not measured.
+    pub fn used(&self) -> Option<&Usage> {
+        match self {
+            Self::Finished { used, .. } | Self::Failed { used, .. } | Self::Released { used } => used.as_ref(),
+        }
+    }
 }
 
 /// What the forge told about the outside world.

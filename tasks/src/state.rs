@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Timestamp,
     failure::{Failure, RetryPolicy},
+    ledger::Overdrawn,
     queue::Lease,
     repo::PullRequest,
     task::{Actor, Task},
@@ -244,6 +245,11 @@ pub enum TaskEvent {
         /// Why, and what to do.
         failure: Failure,
     },
+    /// It was its turn, and a limit of this month does not allow it yet.
+    Overdrawn {
+        /// Which limit.
+        by: Box<Overdrawn>,
+    },
     /// Somebody asked for it to stop.
     CancelRequested {
         /// Who.
@@ -288,6 +294,7 @@ impl TaskEvent {
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::LeaseExpired => "lease_expired",
             Self::Refused { .. } => "refused",
+            Self::Overdrawn { .. } => "overdrawn",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::FinishRequested { .. } => "finish_requested",
             Self::Requeued => "requeued",
@@ -324,9 +331,14 @@ impl Task {
             (S::Queued { .. }, E::Leased { lease }) if lease.task == self.id && lease.attempt == self.attempt + 1 => {
                 self.attempt = lease.attempt;
                 self.n_notes_seen = self.notes.len();
+                self.held = None;
                 S::Running { lease, stage: Stage::Preparing }
             }
             (S::Queued { .. }, E::CancelRequested { by }) => S::Cancelled { by },
+            (S::Queued { .. }, E::Overdrawn { by }) => {
+                self.held = Some(by);
+                self.state.clone()
+            }
 
             (S::Running { lease, .. }, E::StageReached { stage }) => S::Running { lease: lease.clone(), stage },
             (S::Running { .. }, E::CancelRequested { by }) => {
@@ -377,7 +389,8 @@ impl Task {
 
             (S::Failed { .. } | S::Rejected { .. } | S::NoChanges | S::Cancelled { .. }, E::Requeued) => {
                 (self.failures, self.crashes) = (0, 0);
-                (self.cancel_requested, self.finish_requested) = (None, None);
+                (self.cancel_requested, self.finish_requested, self.held) = (None, None, None);
+                self.used_before = self.used;
                 S::Queued { not_before: now, waits: None }
             }
 

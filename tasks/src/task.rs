@@ -11,6 +11,7 @@ use crate::{
     chat::ChatThread,
     evidence::Anchor,
     gpu::GpuRequest,
+    ledger::{Overdrawn, Reservation, Usage},
     repo::{BranchName, CommitSha, NameError, RepoName, string_newtype},
     state::TaskState,
 };
@@ -356,6 +357,18 @@ pub struct Task {
     /// When it was said on its pull request that nobody does anything with it; until somebody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_at: Option<Timestamp>,
+    /// What its attempts used that have ended.
+    #[serde(default, skip_serializing_if = "Usage::is_nothing")]
+    pub used: Usage,
+    /// What of it was used before it was last put back by a person: then its limits begin anew.
+    #[serde(default, skip_serializing_if = "Usage::is_nothing")]
+    pub used_before: Usage,
+    /// What the attempt that runs may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Box<Reservation>>,
+    /// Why it waits though it is its turn: a limit of this month.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Box<Overdrawn>>,
     /// When it was stored.
     pub created_at: Timestamp,
     /// When its state last changed.
@@ -381,6 +394,10 @@ impl Task {
             finish_requested: None,
             noticed_at: None,
             stale_at: None,
+            used: Usage::default(),
+            used_before: Usage::default(),
+            reservation: None,
+            held: None,
             created_at: now,
             updated_at: now,
         }
@@ -417,6 +434,17 @@ impl Task {
         if self.notes.len() < MAX_NOTES {
             self.notes.push(note);
         }
+    }
+
+    /// Books what the attempt used that has ended, in the place of what was reserved for it. `None`: it never said so,
+    /// which counts as all that it might have used.
+    ///
+    /// Returns where it counts, and how much.
+    pub fn settle(&mut self, used: Option<Usage>) -> Option<(Reservation, Usage)> {
+        let reservation = *self.reservation.take()?;
+        let used = used.unwrap_or_else(|| reservation.forfeited());
+        self.used = self.used.plus(&used);
+        Some((reservation, used))
     }
 
     /// The branch that carries the change: the same at every attempt, so that a repeated publish finds its own work.

@@ -123,6 +123,63 @@ async fn a_person_who_floods_is_answered_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_over_a_limit_of_the_month_waits_says_so_and_can_be_let_on() {
+    let limited = |bytes: u64| {
+        move |config: &mut orchestrator::config::Config| {
+            config.budget.all.task.storage = Some(bytes);
+            config.budget.all.month.storage = Some(bytes);
+        }
+    };
+    // A byte of artifacts and not one more: what the first task leaves is all that there is.
+    let onramp = Setup::new(Backend::Namespace).agent("echo 42 > answer.txt").configure(limited(1)).start().await;
+    onramp.ask("The answer is wrong", "").await;
+    onramp.until_all_ended().await;
+    let waiting = onramp.ask("It is wrong again", "").await;
+    let tasks = onramp.until("a task that waits for room", |tasks| tasks.iter().any(|task| task.held.is_some())).await;
+    assert_eq!((tasks[0].state.word(), tasks[1].state.word()), ("done", "queued"));
+    assert!(tasks[0].used.storage_bytes > 1 && tasks[0].used.wall_ms > 0, "{:?}", tasks[0].used);
+
+    let data = onramp.data_dir().to_owned();
+    let told = says(&data, &["budget"]);
+    assert!(
+        told.contains("storage: 0 MiB of storage left of 1 MiB of storage") && told.contains("1 waiting"),
+        "{told}"
+    );
+    let listed: Value = serde_json::from_str(&says(&data, &["budget", "--json"])).unwrap();
+    let of = |kind: &str| listed.as_array().unwrap().iter().find(|entry| entry["account"]["kind"] == kind).unwrap();
+    for kind in ["all", "repository", "requester"] {
+        assert_eq!(of(kind)["used"]["wall_ms"], tasks[0].used.wall_ms, "{listed:#}");
+    }
+    assert_eq!(
+        says(&data, &["budget", "--month", "2020-01"]).trim(),
+        "all tasks, 2020-01: nothing\n  storage: 1 MiB of storage left of 1 MiB of storage"
+    );
+    let shown = says(&data, &["show", &tasks[1].id.to_string()]);
+    assert!(shown.contains("waits     the limit of all tasks for "), "{shown}");
+    onramp.drain().await;
+    let comment = onramp.status_comment(waiting);
+    assert!(comment.contains("**Waiting**: the limit of all tasks for "), "{comment}");
+    onramp.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_has_used_its_own_limit_is_stopped_and_says_how_to_go_on() {
+    let limited = Setup::new(Backend::Namespace).agent("echo 42 > answer.txt; exec tail -f /dev/null");
+    let onramp = limited.configure(|config| config.budget.all.task.wall = Some(4_000)).start().await;
+    let issue = onramp.ask("The answer is wrong", "").await;
+    let task = onramp.until_all_ended().await.remove(0);
+    let tasks::TaskState::Failed { failure } = &task.state else { panic!("{task:#?}") };
+    assert_eq!((failure.code.as_str(), failure.kind), ("E026", tasks::FailureKind::Budget));
+    assert!(task.used.wall_ms >= 4_000 && task.attempt == 1, "{task:#?}");
+    onramp.drain().await;
+    let comment = onramp.status_comment(issue);
+    for part in ["it has used all of the 4 s that it may use (E026)", "**Kept**: The transcript", "onramp requeue"] {
+        assert!(comment.contains(part), "{part}: {comment}");
+    }
+    onramp.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_503_and_mends_by_itself() {
     // A process of its own: that it complains in its log is right.
     let disk = tempfile::tempdir().unwrap();

@@ -47,7 +47,7 @@ async fn one(queue: &Arc<Queue>, key: &str, n: u64) {
     if n.is_multiple_of(2) {
         let worker = format!("w{n}").parse().expect("a name");
         if let Some((task, lease)) = until_taken(|| queue.lease_once(&worker)).await {
-            let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+            let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None };
             until_taken(|| queue.report(&lease, report.clone())).await;
             say(&format!("ended {}", task.id));
         }

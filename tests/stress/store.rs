@@ -165,7 +165,7 @@ pub(crate) async fn used(dir: &Path, n_tasks: u32) -> Result<Ledger, Failure> {
             && let Some((task, lease)) = queue.lease_once(&worker).await.map_err(Failure::internal)?
         {
             let outcome = tasks::Outcome::NothingChanged;
-            let report = tasks::Report::Finished { outcome, evidence: None };
+            let report = tasks::Report::Finished { outcome, evidence: None, used: None };
             tasks::WorkQueue::report(&*queue, &lease, report).await.map_err(Failure::internal)?;
             ledger.ended.push(task.id.to_string());
         }

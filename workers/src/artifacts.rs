@@ -30,6 +30,12 @@ impl Artifacts {
         &self.dir
     }
 
+    /// How much all of them take, in bytes. What cannot be looked at is not there.
+    pub fn size_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
     /// The path of one artifact. `name` is one of ours, never text from outside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

@@ -3,6 +3,7 @@
 //! Nothing that the agent says is believed: what leaves its sandbox is a patch, policy judges it, the repository's own
 //! checks run on it in a second, fresh sandbox, and only a [`VerifiedPatch`] can be published.
 
+mod budget;
 mod conversation;
 mod failures;
 mod outside;
@@ -11,12 +12,13 @@ use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
-    AgentName, CheckResult, Code, Deliver, Evidence, Failure, Outcome, Phase, Report, Source, Stage, Task, Timestamp,
+    AgentName, CheckResult, Code, Deliver, Evidence, Failure, MachinePrices, Outcome, Phase, Report, Source, Stage, Task,
+    Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::failures::sandbox_failure;
-use self::{conversation::Conversation, failures::checks_failed};
+use self::{budget::Meters, conversation::Conversation, failures::checks_failed};
 use crate::{
     agent::{self, Agents},
     artifacts::Artifacts,
@@ -60,6 +62,8 @@ pub struct Hands {
     pub egress: Arc<EgressPolicy>,
     /// The GPUs that may be lent.
     pub gpus: Gpus,
+    /// What machines cost.
+    pub prices: MachinePrices,
     /// Bare mirrors lie here.
     pub mirrors: PathBuf,
     /// Artifacts lie here, by task and attempt.
@@ -101,8 +105,13 @@ pub async fn run_task(
     let hands = with_own.as_ref().unwrap_or(hands);
     // Outlives every box of the attempt: what is lent goes back when they are gone.
     let borrowed = Borrowed::new(hands.gpus.clone());
-    let result =
-        AssertUnwindSafe(attempt(hands, task, fence, &borrowed, progress, cancel, finish)).catch_unwind().await;
+    let (meters, stop) = (Meters::new(task, &borrowed, &hands.prices), cancel.child_token());
+    let attempt = AssertUnwindSafe(attempt(hands, task, fence, &meters, progress, &stop, finish)).catch_unwind();
+    tokio::pin!(attempt);
+    let (result, used_up) = tokio::select! {
+        result = &mut attempt => (result, None),
+        meter = meters.watch(&stop) => (attempt.await, Some(meter)),
+    };
     // Its boxes are removed off the path, but for those that could still use what was lent.
     if borrowed.used().is_some() {
         for purpose in ["agent", "verify", &verify::gpu::sandbox_name("verify")] {
@@ -114,13 +123,19 @@ pub async fn run_task(
     if let Some(forge) = own_forge {
         forge.close().await;
     }
-    match result {
-        Ok(Ok((outcome, evidence))) => Report::Finished { outcome, evidence },
+    let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).ok();
+    let used = Some(meters.used_in_all(artifacts.as_ref()));
+    let report = match result {
+        Ok(Ok((outcome, evidence))) => Report::Finished { outcome, evidence, used },
         Ok(Err(Stopped { failure, .. })) if failure.code == Code::Cancelled => {
-            Report::Finished { outcome: Outcome::Cancelled, evidence: None }
+            Report::Finished { outcome: Outcome::Cancelled, evidence: None, used }
         }
-        Ok(Err(Stopped { failure, evidence })) => Report::Failed { failure, evidence },
-        Err(_panic) => Report::Failed { failure: Failure::internal("an attempt panicked"), evidence: None },
+        Ok(Err(Stopped { failure, evidence })) => Report::Failed { failure, evidence, used },
+        Err(_panic) => Report::Failed { failure: Failure::internal("an attempt panicked"), evidence: None, used },
+    };
+    match used_up {
+        Some(meter) if !cancel.is_cancelled() => meters.report(meter, report),
+        Some(_) | None => report,
     }
 }
 
@@ -129,12 +144,12 @@ async fn attempt(
     hands: &Hands,
     task: &Task,
     fence: &Fence,
-    borrowed: &Borrowed,
+    meters: &Meters<'_>,
     progress: &Progress,
     cancel: &CancellationToken,
     finish: &CancellationToken,
 ) -> Result<Ending, Stopped> {
-    let started = Instant::now();
+    let (started, borrowed) = (Instant::now(), meters.borrowed);
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
     let prepared = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
@@ -145,9 +160,10 @@ async fn attempt(
             return Ok((outcome, None));
         }
     };
-    let tally = outside::tally(task, &artifacts);
+    let tally = outside::tally(meters.allowance, &artifacts);
+    meters.count(&tally);
     let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
-    let opened = open_sandbox(hands, task, &mirror, &base, &config, borrowed, &tally, progress, cancel);
+    let opened = open_sandbox(hands, task, &mirror, &base, &config, meters, &tally, progress, cancel);
     let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
     let mut conversation = Conversation::open(task, &base, &config, revision.as_ref(), &discussion, &artifacts)?;
@@ -188,7 +204,7 @@ async fn attempt(
             sandboxes: &hands.sandboxes,
             bases: Some(&hands.bases),
             repo: &task.request.repo,
-            spec: sandbox_spec(task, &config, "verify"),
+            spec: sandbox_spec(task, &config, "verify", meters),
             config: &config,
             mirror: &mirror,
             artifacts: &artifacts,
@@ -330,14 +346,14 @@ async fn open_sandbox(
     mirror: &Mirror,
     base: &Base,
     config: &RepoConfig,
-    borrowed: &Borrowed,
+    meters: &Meters<'_>,
     tally: &Arc<Tally>,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<(Sandbox, Egress), Failure> {
-    let mut spec = sandbox_spec(task, config, "agent");
+    let mut spec = sandbox_spec(task, config, "agent", meters);
     if let Some(gpu) = config.environment.gpu.as_ref().filter(|_| config.environment.agent_gpu) {
-        spec.gpus = borrowed.for_agent(gpu, progress).await?;
+        spec.gpus = meters.borrowed.for_agent(gpu, progress).await?;
     }
     let wish = Wish {
         sandboxes: &hands.sandboxes,
@@ -462,12 +478,13 @@ fn sandbox_name(task: &Task, purpose: &str) -> String {
     format!("onramp-{}-{}-{purpose}", task.id, task.attempt)
 }
 
-fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str) -> SandboxSpec {
+fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str, meters: &Meters<'_>) -> SandboxSpec {
     SandboxSpec {
         task: Some(task.id),
         scope: task.request.repo.to_string(),
         image: config.environment.image.clone(),
         limits: config.limits.sandbox.clone(),
+        usage: meters.boxes.clone(),
         ..SandboxSpec::new(sandbox_name(task, purpose))
     }
 }

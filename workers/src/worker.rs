@@ -114,8 +114,8 @@ impl Worker {
                 tracing::warn!("the lease was lost, so nothing is reported");
                 return;
             }
-            (Some(StoppedBecause::ShuttingDown), Report::Finished { outcome: Outcome::Cancelled, .. }) => {
-                Report::Released
+            (Some(StoppedBecause::ShuttingDown), Report::Finished { outcome: Outcome::Cancelled, used, .. }) => {
+                Report::Released { used }
             }
             (_, report) => report,
         };
@@ -187,7 +187,7 @@ fn log_ending(report: &Report) {
         Report::Failed { failure, .. } => {
             tracing::info!(failure.code = %failure.code, failure.message, "attempt failed");
         }
-        Report::Released => tracing::info!("attempt given back"),
+        Report::Released { .. } => tracing::info!("attempt given back"),
     }
 }
 

@@ -103,7 +103,7 @@ fn verdict(report: &Report) -> (bool, String) {
             (false, words.to_owned())
         }
         Report::Failed { failure, .. } => (false, format!("{} ({})", failure.message, failure.code)),
-        Report::Released => (false, "It was given back.".to_owned()),
+        Report::Released { .. } => (false, "It was given back.".to_owned()),
     }
 }
 

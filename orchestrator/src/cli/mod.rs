@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod budget;
 mod demo;
 mod doctor;
 mod drill;
@@ -83,6 +84,8 @@ enum Subcommands {
     /// List the agents, try one out, or print the Dockerfile of an image with one
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Show what tasks used this month and what is left, by repository, person and team
+    Budget(budget::BudgetArgs),
     /// Check the journal, which is the audit log, or read it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -173,6 +176,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Vendors(_)
         | Subcommands::ExitDrill(_)
         | Subcommands::Agent(_)
+        | Subcommands::Budget(_)
         | Subcommands::Audit(_) => {}
     }
     let config = configured(&cli.global)?;
@@ -196,6 +200,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
         Subcommands::Trigger(command) => trigger::run(&setting, command),
         Subcommands::Agent(command) => agent::agent(setting, command).await,
+        Subcommands::Budget(args) => budget::budget(&setting, args).await,
         Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Vendors(args) => vendors::vendors(&setting, args),
         Subcommands::ExitDrill(args) => drill::drill(setting, args).await,

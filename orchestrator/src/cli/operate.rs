@@ -83,7 +83,9 @@ pub(super) async fn show(setting: &Setting, args: ShowArgs) -> Result<u8, Failur
             describe(&task, evidence.as_deref());
             Ok(0)
         }
-        Answer::Tasks(_) | Answer::Refused(_) => Err(Failure::internal("the answer is to another question")),
+        Answer::Tasks(_) | Answer::Spending(_) | Answer::Refused(_) => {
+            Err(Failure::internal("the answer is to another question"))
+        }
     }
 }
 
@@ -102,7 +104,7 @@ pub(super) async fn resume(setting: &Setting, args: ResumeArgs) -> Result<u8, Fa
     Ok(0)
 }
 
-async fn ask(setting: &Setting, question: Question) -> Result<Answer, Failure> {
+pub(super) async fn ask(setting: &Setting, question: Question) -> Result<Answer, Failure> {
     let options = wiring::queue_options(&setting.config, queue::steady_clock(now()));
     control::ask(&setting.config.data_dir()?, options, question).await
 }
@@ -131,6 +133,9 @@ fn describe(task: &Task, evidence: Option<&Evidence>) {
             lines.push(format!("waits     until {}", when(*not_before)));
             lines.extend(waits.as_ref().map(|waits| format!("because   {}", plain(waits.why()))));
         }
+        TaskState::Queued { .. } if task.held.is_some() => {
+            lines.extend(task.held.iter().map(|held| format!("waits     {held}")));
+        }
         TaskState::Running { lease, .. } => {
             lines.push(format!("worker    {}, lease until {}", lease.worker, when(lease.expires_at)));
         }
@@ -146,6 +151,9 @@ fn describe(task: &Task, evidence: Option<&Evidence>) {
             lines.push(format!("next      {}", plain(&failure.next_step)));
         }
         TaskState::Queued { .. } | TaskState::DiffReady | TaskState::NoChanges | TaskState::Cancelled { .. } => {}
+    }
+    if !task.used.is_nothing() {
+        lines.push(format!("used      {}", super::budget::used_words(&task.used)));
     }
     for note in &task.notes {
         lines.push(format!("note      {}, {}", note.actor.login, when(note.at)));
@@ -179,7 +187,7 @@ pub(super) fn print(lines: &[String]) {
     }
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<u8, Failure> {
+pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<u8, Failure> {
     print(&[serde_json::to_string_pretty(value).map_err(Failure::internal)?]);
     Ok(0)
 }

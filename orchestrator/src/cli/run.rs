@@ -99,7 +99,8 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
     // Removed off the path, and still before this process ends.
     hands.sandboxes.close().await;
     let kept = hands.artifacts.join(task.id.to_string()).join(task.attempt.to_string());
-    if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) }, true) = (&report, args.apply)
+    if let (Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence), .. }, true) =
+        (&report, args.apply)
     {
         apply(&target, evidence, &hands, &kept, &show).await?;
     }
@@ -110,7 +111,7 @@ pub(super) async fn run(setting: Setting, args: RunArgs) -> Result<u8, Failure> 
 fn end(report: Report, kept: &Path, args: &RunArgs, show: &Show) -> Result<u8, Failure> {
     let kept_line = format!("prompt, transcript, outputs and diff are kept in {}", kept.display());
     match report {
-        Report::Finished { outcome: Outcome::DiffVerified, evidence } => {
+        Report::Finished { outcome: Outcome::DiffVerified, evidence, .. } => {
             if let Some(evidence) = &evidence {
                 show.evidence(evidence);
             }
@@ -121,6 +122,7 @@ fn end(report: Report, kept: &Path, args: &RunArgs, show: &Show) -> Result<u8, F
         Report::Finished {
             outcome: Outcome::PullRequestOpened { pull_request } | Outcome::PullRequestUpdated { pull_request },
             evidence,
+            ..
         } => {
             if let Some(evidence) = &evidence {
                 show.evidence(evidence);
@@ -141,7 +143,7 @@ fn end(report: Report, kept: &Path, args: &RunArgs, show: &Show) -> Result<u8, F
                 .collect();
             Err(Failure::new(Code::PolicyRejected, "Policy does not allow the change").detail(lines.join("\n")))
         }
-        Report::Finished { outcome: Outcome::Cancelled, .. } | Report::Released => {
+        Report::Finished { outcome: Outcome::Cancelled, .. } | Report::Released { .. } => {
             show.line(&kept_line);
             Err(Failure::new(Code::Cancelled, "The run was stopped"))
         }

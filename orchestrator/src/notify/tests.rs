@@ -143,7 +143,7 @@ fn request(repo: &str, issue: Option<u64>) -> TaskRequest {
 }
 
 fn failed(failure: Failure) -> Report {
-    Report::Failed { failure, evidence: None }
+    Report::Failed { failure, evidence: None, used: None }
 }
 
 fn down() -> Failure {
@@ -175,7 +175,7 @@ async fn stages_are_told_every_five_seconds_and_the_end_at_once() {
     assert_eq!(room.deliver().await, 1, "five seconds have passed");
     assert!(room.comment(id).unwrap().contains("- [x] The agent edits"), "{:?}", room.comment(id));
 
-    let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+    let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None };
     room.queue.report(&lease, report).await.unwrap();
     assert_eq!(room.deliver().await, 1);
     assert!(room.comment(id).unwrap().contains("**Nothing changed**"));
@@ -189,7 +189,7 @@ async fn an_end_right_after_a_held_back_stage_is_told_at_once() {
     let lease = room.lease().await;
     room.queue.renew(&lease, Stage::AgentRunning).await.unwrap();
     assert_eq!(room.deliver().await, 0, "the stage waits for the pace of edits");
-    let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+    let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None };
     room.queue.report(&lease, report).await.unwrap();
     assert_eq!(room.deliver().await, 1);
     assert!(room.comment(id).unwrap().contains("**Nothing changed**"));

@@ -52,6 +52,7 @@ pub(crate) fn shows_checks(state: &TaskState) -> bool {
 /// The comment of a task in its state of now.
 pub(super) fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String, templates::RenderError> {
     let id = task.id.to_string();
+    let held = task.held.as_deref().map(ToString::to_string);
     let mut context = templates::StatusComment {
         task_id: &id,
         state: task.state.word(),
@@ -67,7 +68,7 @@ pub(super) fn comment(task: &Task, evidence: Option<&Evidence>) -> Result<String
         kept: None,
     };
     match &task.state {
-        TaskState::Queued { waits, .. } => context.waits = waits.as_ref().map(Wait::why),
+        TaskState::Queued { waits, .. } => context.waits = waits.as_ref().map(Wait::why).or(held.as_deref()),
         TaskState::Running { .. } | TaskState::DiffReady | TaskState::NoChanges => {}
         TaskState::PullRequestOpen { pull_request }
         | TaskState::Updated { pull_request }
@@ -107,6 +108,7 @@ fn kept(code: Code) -> Option<&'static str> {
         Code::AgentFailed | Code::AgentTimedOut | Code::AgentIdle => {
             Some("The transcript and what had been changed, with Onramp under the id of the task")
         }
+        Code::BudgetSpent => Some("The transcript and the outputs until then, with Onramp under the id of the task"),
         Code::SetupFailed => Some("The whole output of the setup, with Onramp under the id of the task"),
         _ => None,
     }

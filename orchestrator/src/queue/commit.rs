@@ -234,14 +234,17 @@ impl Committer {
 
     /// What is durable now becomes what everybody sees.
     fn publish(&mut self, staged: Staged) -> Option<IndexError> {
-        let Staged { payloads, changes, index_error } = staged;
+        let Staged { payloads, last_event, changes, index_error } = staged;
         if payloads.is_empty() {
             return index_error;
         }
         let head = self.journal.head();
         let written = self.index.as_ref().map_or(Ok(()), |index| index.write(&changes, head));
         changes.tasks.values().for_each(|stored| self.unfinished.note_pull(&stored.task));
-        self.shared.head.send_replace(head);
+        self.shared.durable.send_modify(|durable| {
+            durable.head = head;
+            durable.last_event = last_event.or(durable.last_event);
+        });
         if changes.tasks.values().any(|stored| !matches!(stored.task.state, TaskState::Running { .. })) {
             self.shared.ready.send_replace(());
         }

@@ -5,15 +5,18 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, DedupeKey, Evidence, Lease, QueueError, RepoName, RetryPolicy, Task, TaskEvent, TaskId, TaskState, Timestamp,
+    Actor, DedupeKey, Lease, Month, QueueError, RepoName, Reservation, RetryPolicy, Task, TaskEvent, TaskId, TaskState,
+    Timestamp, Usage,
 };
 
 use super::{
     QueueOptions,
+    budget::{AccountRow, Purse, Shortage},
     index::{Changes, Index, IndexError, Stored},
     journal::Head,
     ready::Unfinished,
-    record::{self, MAX_RECORD_BYTES, QueueRecord, Reported},
+    record::{self, MAX_RECORD_BYTES, QueueRecord, Reported, With},
+    turns::Requester,
 };
 
 /// What the committer hands to each step of a group.
@@ -27,6 +30,8 @@ pub(super) struct Draft<'a> {
     next_sequence: u64,
     /// How each task was that the group changed, first change first.
     undo: Vec<(TaskId, Option<Before>)>,
+    /// Who was noted as refused, by which task, before each change of that.
+    undo_refused: Vec<(Requester, Option<TaskId>)>,
     staged: Staged,
     /// Whether the current step wrote something or saw what is not durable: then its answer depends on the group.
     entangled: bool,
@@ -36,15 +41,24 @@ pub(super) struct Draft<'a> {
 struct Before {
     stored: Stored,
     expiry: Option<Timestamp>,
+    waits_until: Option<Timestamp>,
 }
 
 /// What a draft leaves behind.
 #[derive(Default)]
 pub(super) struct Staged {
     pub(super) payloads: Vec<Vec<u8>>,
+    /// The last of them that readers of events see.
+    pub(super) last_event: Option<u64>,
     pub(super) changes: Changes,
     /// The index failed while it was asked.
     pub(super) index_error: Option<IndexError>,
+}
+
+/// Whose turn it is.
+pub(super) struct Next {
+    pub(super) ready: Option<(Stored, Reservation)>,
+    pub(super) short: Vec<(Stored, Shortage)>,
 }
 
 impl<'a> Draft<'a> {
@@ -54,8 +68,17 @@ impl<'a> Draft<'a> {
         options: &'a QueueOptions,
         durable: Head,
     ) -> Self {
-        let (staged, next_sequence) = (Staged::default(), durable.sequence + 1);
-        Self { index, unfinished, options, durable, next_sequence, undo: Vec::new(), staged, entangled: false }
+        Self {
+            index,
+            unfinished,
+            options,
+            durable,
+            next_sequence: durable.sequence + 1,
+            undo: Vec::new(),
+            undo_refused: Vec::new(),
+            staged: Staged::default(),
+            entangled: false,
+        }
     }
 
     pub(super) fn options(&self) -> &'a QueueOptions {
@@ -98,14 +121,21 @@ impl<'a> Draft<'a> {
     pub(super) fn roll_back(self) -> Option<IndexError> {
         for (id, before) in self.undo.into_iter().rev() {
             match before {
-                Some(Before { stored, expiry }) => {
+                Some(Before { stored, expiry, waits_until }) => {
+                    let enqueued = stored.enqueued;
                     self.unfinished.put(stored);
+                    if let Some(at) = waits_until {
+                        self.unfinished.wait_no_longer_than(at, enqueued, id);
+                    }
                     if let Some(expiry) = expiry {
                         self.unfinished.extend(id, expiry);
                     }
                 }
                 None => self.unfinished.forget(id),
             }
+        }
+        for (requester, before) in self.undo_refused.into_iter().rev() {
+            self.unfinished.set_refused(requester, before);
         }
         self.staged.index_error
     }
@@ -120,9 +150,12 @@ impl<'a> Draft<'a> {
             let limit = MAX_RECORD_BYTES >> 20;
             return Err(QueueError::Unavailable(format!("a record may have {limit} MiB, this one is larger")));
         }
-        let sequence = self.next_sequence;
+        let (sequence, is_event) = (self.next_sequence, record.is_event());
         self.fold(sequence, record)?;
         self.staged.payloads.push(payload);
+        if is_event {
+            self.staged.last_event = Some(sequence);
+        }
         self.next_sequence = sequence + 1;
         self.entangled = true;
         Ok(())
@@ -130,18 +163,18 @@ impl<'a> Draft<'a> {
 
     /// Adds an event of a task.
     pub(super) fn apply(&mut self, task: TaskId, event: TaskEvent, now: Timestamp) -> Result<(), QueueError> {
-        self.conclude(task, event, None, now)
+        self.conclude(task, event, With::default(), now)
     }
 
-    /// Adds the last word of a worker.
+    /// Adds an event of a task, and what comes along with it.
     pub(super) fn conclude(
         &mut self,
         task: TaskId,
         event: TaskEvent,
-        evidence: Option<Box<Evidence>>,
+        with: With,
         now: Timestamp,
     ) -> Result<(), QueueError> {
-        self.stage(QueueRecord::applied(task, event, evidence, &self.options.retry, now))
+        self.stage(QueueRecord::applied(task, event, with, &self.options.retry, now))
     }
 
     /// What a record means.
@@ -167,11 +200,10 @@ impl<'a> Draft<'a> {
                 }
             }
             QueueRecord::Checkpointed { .. } => {}
-            QueueRecord::Applied { task, at, event, evidence, retry } => {
-                self.fold_event(sequence, task, at, event, evidence.as_deref(), retry.map(|retry| (&retry).into()))?;
-                if let Some(evidence) = evidence {
-                    self.staged.changes.evidence.insert(task, evidence);
-                }
+            QueueRecord::Applied { task, at, event, evidence, retry, reserved, used } => {
+                let retry = retry.map(|retry| (&retry).into()).unwrap_or_default();
+                let with = With { evidence, reserved, used };
+                self.fold_event(sequence, task, at, event, with, &retry)?;
             }
             QueueRecord::Observed { key, at: _, change: _ } => {
                 self.staged.changes.observed.insert(key);
@@ -189,21 +221,29 @@ impl<'a> Draft<'a> {
         id: TaskId,
         at: Timestamp,
         event: TaskEvent,
-        evidence: Option<&Evidence>,
-        retry: Option<RetryPolicy>,
+        with: With,
+        retry: &RetryPolicy,
     ) -> Result<(), QueueError> {
+        let With { evidence, reserved, used } = with;
         let mut stored = self.find(id)?.ok_or(QueueError::UnknownTask(id))?;
         if stored.sequence < sequence {
             let lease = stored.task.state.lease().cloned();
             let reported = match &lease {
-                Some(lease) => Reported::of(&lease.worker, lease.attempt, &event, evidence),
+                Some(lease) => Reported::of(&lease.worker, lease.attempt, &event, evidence.as_deref()),
                 None => Ok(None),
             };
             let reported = reported.map_err(|error| QueueError::Unavailable(error.to_string()))?;
-            stored.task.apply(event, &retry.unwrap_or_default(), at)?;
+            stored.task.apply(event, retry, at)?;
+            stored.task.reservation = reserved.or(stored.task.reservation);
+            if lease.is_some() && stored.task.state.lease().is_none() {
+                self.settle(sequence, &mut stored, used.map(|used| *used))?;
+            }
             stored.reported = reported.or(stored.reported);
             stored.sequence = sequence;
             self.put(stored.clone());
+        }
+        if let Some(evidence) = evidence {
+            self.staged.changes.evidence.insert(id, evidence);
         }
         if let TaskState::PullRequestOpen { pull_request } = &stored.task.state {
             let key = (pull_request.repo.clone(), pull_request.number);
@@ -212,11 +252,30 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Books what an attempt used, wherever it counts.
+    fn settle(&mut self, sequence: u64, stored: &mut Stored, used: Option<Usage>) -> Result<(), QueueError> {
+        let Some((reservation, used)) = stored.task.settle(used) else { return Ok(()) };
+        for account in reservation.accounts {
+            let key = (reservation.month, account.key());
+            let known = match self.staged.changes.accounts.get(&key) {
+                Some(row) => Some(row.clone()),
+                None => self.ask(|index| index.account(key.0, &key.1))?,
+            };
+            let new = AccountRow { account, month: reservation.month, sequence: 0, used: Usage::default() };
+            let mut row = known.unwrap_or(new);
+            if row.sequence < sequence {
+                (row.used, row.sequence) = (row.used.plus(&used), sequence);
+                self.staged.changes.accounts.insert(key, row);
+            }
+        }
+        Ok(())
+    }
+
     fn put(&mut self, stored: Stored) {
         let id = stored.task.id;
         if !self.staged.changes.tasks.contains_key(&id) {
-            let expiry = self.unfinished.expiry(id);
-            let before = self.unfinished.get(id).cloned().map(|stored| Before { stored, expiry });
+            let (expiry, waits_until) = (self.unfinished.expiry(id), self.unfinished.waits_until(id));
+            let before = self.unfinished.get(id).cloned().map(|stored| Before { stored, expiry, waits_until });
             self.undo.push((id, before));
         }
         self.unfinished.put(stored.clone());
@@ -262,14 +321,11 @@ impl<'a> Draft<'a> {
         known
     }
 
-    /// Forgets that it was told: there is room again.
-    pub(super) fn forget_refused(&mut self, actor: &Actor) {
-        self.unfinished.forget_refused(actor);
-    }
-
-    /// Notes that this task tells so.
-    pub(super) fn note_refused(&mut self, actor: &Actor, task: TaskId) {
-        self.unfinished.note_refused(actor, task);
+    /// Notes which task tells so; `None`: there is room again.
+    pub(super) fn set_refused(&mut self, actor: &Actor, task: Option<TaskId>) {
+        let requester = Requester::from(actor);
+        let before = self.unfinished.set_refused(requester.clone(), task);
+        self.undo_refused.push((requester, before));
     }
 
     /// Moves the end of a lease, at once and without a trace on the disk.
@@ -279,14 +335,39 @@ impl<'a> Draft<'a> {
         self.unfinished.expiry(lease.task).unwrap_or(until)
     }
 
-    /// The next task to lease, or when to look again.
-    pub(super) fn next_ready(&mut self, now: Timestamp) -> Result<Stored, Option<Timestamp>> {
+    /// The next task to lease, and those whose turn it would be if there were room for them.
+    pub(super) fn next_ready(&mut self, now: Timestamp) -> Result<Next, QueueError> {
         // What others of this group took is not there to be seen: the answer hangs on theirs.
         self.entangled = true;
-        match self.unfinished.next(now, self.options.parallel_per_repository).and_then(|id| self.unfinished.get(id)) {
-            Some(stored) => Ok(stored.clone()),
-            None => Err(self.unfinished.next_due()),
+        let purse = Purse {
+            budgets: &self.options.budgets,
+            index: self.index,
+            staged: &self.staged.changes.accounts,
+            held: self.unfinished.reservations(),
+            month: Month::of(now),
+        };
+        let (mut reserved, mut short, mut trouble) = (None, Vec::new(), None);
+        let found = self.unfinished.next(now, self.options.parallel_per_repository, |stored| {
+            match purse.reserve(&stored.task) {
+                Ok(Ok(reservation)) => {
+                    reserved = Some(reservation);
+                    return true;
+                }
+                Ok(Err(shortage)) => short.push((stored.clone(), shortage)),
+                Err(error) => trouble = Some(error),
+            }
+            false
+        });
+        if let Some(error) = trouble {
+            return self.ask(|_| Err(error));
         }
+        let ready = found.and_then(|id| self.unfinished.get(id)).cloned().zip(reserved);
+        Ok(Next { ready, short })
+    }
+
+    /// When the next task becomes due that is not due yet.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.unfinished.next_due()
     }
 
     /// Until when and why a task has to wait for room in its repository, if it has to.

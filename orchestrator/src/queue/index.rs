@@ -24,9 +24,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Db, Tree};
-use tasks::{DedupeKey, Evidence, RepoName, Task, TaskFilter, TaskId};
+use tasks::{DedupeKey, Evidence, Month, RepoName, Task, TaskFilter, TaskId};
 
 use super::{
+    budget::{AccountKey, AccountRow},
     journal::Head,
     keys,
     ready::RecoveredPull,
@@ -100,6 +101,7 @@ pub(super) struct Changes {
     pub(super) pull_requests: HashMap<(RepoName, u64), TaskId>,
     pub(super) evidence: HashMap<TaskId, Box<Evidence>>,
     pub(super) cursors: HashMap<String, u64>,
+    pub(super) accounts: HashMap<AccountKey, AccountRow>,
 }
 
 /// An index that takes so many times the bytes of its rows, and is not small, is copied into a fresh one.
@@ -229,6 +231,18 @@ impl Index {
         self.get(&keys::evidence(id))?.map(|bytes| decode("evidence", &bytes)).transpose()
     }
 
+    /// What an account used in a month.
+    pub(super) fn account(&self, month: Month, account: &str) -> Result<Option<AccountRow>, IndexError> {
+        self.get(&keys::account(month, account))?.map(|bytes| decode("an account", &bytes)).transpose()
+    }
+
+    /// All accounts that used something in a month.
+    pub(super) fn accounts(&self, month: Month) -> Result<Vec<AccountRow>, IndexError> {
+        let prefix = keys::accounts(month);
+        let rows = guarded(|| Ok(self.rows.scan_prefix(prefix).values().collect::<Result<Vec<_>, _>>()?))?;
+        rows.iter().map(|bytes| decode("an account", bytes)).collect()
+    }
+
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, IndexError> {
         let bytes = self.get(&keys::cursor(name))?;
         bytes.map(|bytes| keys::number(&bytes).ok_or_else(|| damaged("a cursor", "not a number"))).transpose()
@@ -345,6 +359,9 @@ fn rows_of(changes: &Changes) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, Inde
     rows.extend(pull_requests.map(|((repo, n), id)| (keys::pull_request(repo, *n), Some(id.as_bytes().to_vec()))));
     for (id, value) in &changes.evidence {
         rows.insert(keys::evidence(*id), Some(encode("evidence", value)?));
+    }
+    for ((month, account), row) in &changes.accounts {
+        rows.insert(keys::account(*month, account), Some(encode("an account", row)?));
     }
     Ok(rows)
 }

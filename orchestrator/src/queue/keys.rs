@@ -1,7 +1,7 @@
 //! The keys of the index. All rows lie in one tree, so that a group is written in one atomic batch; the first byte of a key
 //! says what its row is. Numbers are big-endian, so that byte order is their order.
 
-use tasks::{DedupeKey, RepoName, TaskId};
+use tasks::{DedupeKey, Month, RepoName, TaskId};
 
 /// How far the index has come: the only row with this letter.
 pub(super) const APPLIED: &[u8] = b"m";
@@ -53,6 +53,17 @@ pub(super) fn observed(name: &DedupeKey) -> Vec<u8> {
 
 pub(super) fn evidence(task: TaskId) -> Vec<u8> {
     key(b'e', task.as_bytes())
+}
+
+/// The accounts of a month: the month, and then each one's key.
+pub(super) fn accounts(month: Month) -> Vec<u8> {
+    key(b'b', month.to_string().as_bytes())
+}
+
+pub(super) fn account(month: Month, account: &str) -> Vec<u8> {
+    let mut key = accounts(month);
+    key.extend_from_slice(account.as_bytes());
+    key
 }
 
 pub(super) fn cursor(name: &str) -> Vec<u8> {

@@ -7,6 +7,7 @@
 //! task becomes due.
 
 pub mod audit;
+pub mod budget;
 pub mod journal;
 pub mod record;
 
@@ -39,8 +40,9 @@ use std::{
 use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
-    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, QueueError, Received, RepoName, Report, Stage,
-    Task, TaskEvent, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName, queue::Renewal,
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, Month, QueueError, Received, RepoName, Report,
+    Spending, Stage, Task, TaskEvent, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName,
+    queue::Renewal,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -74,8 +76,7 @@ struct Shared {
     options: QueueOptions,
     journal: PathBuf,
     marks: Marks,
-    /// The last durable record.
-    head: watch::Sender<Head>,
+    durable: watch::Sender<Durable>,
     /// Told whenever a task was queued, or made room for another one of its repository.
     ready: watch::Sender<()>,
     /// When each lease ends.
@@ -84,6 +85,15 @@ struct Shared {
     /// Leases that never reached the worker that asked for them.
     returned: Mutex<Vec<Lease>>,
     stop: CancellationToken,
+}
+
+/// What is on disk.
+#[derive(Debug, Clone, Copy)]
+struct Durable {
+    /// The last record.
+    head: Head,
+    /// The last event. `None`: there was none since the start.
+    last_event: Option<u64>,
 }
 
 impl Shared {
@@ -167,7 +177,7 @@ impl Queue {
             options: options.clone(),
             journal: files.journal.clone(),
             marks: journal.marks(),
-            head: watch::Sender::new(journal.head()),
+            durable: watch::Sender::new(Durable { head: journal.head(), last_event: None }),
             ready: watch::Sender::new(()),
             leases: watch::Sender::new(unfinished.leases()),
             index: RwLock::new(Some(index.clone())),
@@ -287,7 +297,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`] when the journal cannot be read.
     pub async fn events_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, QueueRecord)>, QueueError> {
-        let (shared, until) = (self.shared.clone(), self.shared.head.borrow().sequence);
+        let (shared, until) = (self.shared.clone(), self.shared.durable.borrow().head.sequence);
         let read = move || events::read(&shared, after, until, limit);
         let events = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
         events.map_err(|error| unavailable(&error))
@@ -298,15 +308,19 @@ impl Queue {
     /// # Errors
     /// [`QueueError::ShuttingDown`], and as for [`Queue::events_after`].
     pub async fn wait_for_event(&self, after: u64) -> Result<(), QueueError> {
-        let mut head = self.shared.head.subscribe();
+        let mut durable = self.shared.durable.subscribe();
         loop {
-            head.borrow_and_update();
-            if !self.events_after(after, 1).await?.is_empty() {
+            let last_event = durable.borrow_and_update().last_event;
+            let is_there = match last_event {
+                Some(last) => last > after,
+                None => !self.events_after(after, 1).await?.is_empty(),
+            };
+            if is_there {
                 return Ok(());
             }
             tokio::select! {
                 () = self.shared.stop.cancelled() => return Err(QueueError::ShuttingDown),
-                changed = head.changed() => changed.map_err(|_| QueueError::ShuttingDown)?,
+                changed = durable.changed() => changed.map_err(|_| QueueError::ShuttingDown)?,
             }
         }
     }
@@ -331,8 +345,17 @@ impl Queue {
 
     /// The last durable record, and the hash that stands for the whole journal up to it.
     pub fn journal_head(&self) -> (u64, Hash) {
-        let head = *self.shared.head.borrow();
+        let head = self.shared.durable.borrow().head;
         (head.sequence, head.hash)
+    }
+
+    /// What every account used in a month, what attempts that run may use in addition, and who waits for it.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] while the index is being repaired.
+    pub async fn spending(&self, month: Month) -> Result<Vec<Spending>, QueueError> {
+        let budgets = self.shared.options.budgets.clone();
+        self.ask(move |index| budget::spending(index, &budgets, month)).await
     }
 
     fn now(&self) -> Timestamp {

@@ -2,7 +2,7 @@
 //!
 //! After every step the whole queue is compared with the model, so that these hold at every moment: what was acknowledged
 //! is stored, one unfinished task for each issue, at most one live lease for each task, no write under a stale one or by a
-//! stranger, attempts never fall, what has ended stays so. At the end the chain verifies against an anchor of the beginning,
+//! stranger, attempts never fall, what has ended stays so, what is used and reserved never exceeds a limit. At the end the chain verifies against an anchor of the beginning,
 //! and once faults stop, every task comes to an outcome. In between the queue is killed without warning, its last write is
 //! cut anywhere while its index lags behind, its index is taken away, its disk is full, and its clock is set forward and
 //! back while it is down (while it is up it goes by the machine's monotonic clock, which nobody sets). Segments are tiny, so
@@ -18,10 +18,11 @@
 //! `PROPTEST_CASES=70000 cargo test --release -p orchestrator --lib queue::model -- --nocapture` is two million operations,
 //! and `PROPTEST_RNG_SEED=N` begins with history N.
 
-use tasks::{Priority, TaskState};
+use tasks::{Account, Allowance, Meter, Month, Priority, TaskState};
 use tempfile::TempDir;
 
 use super::{
+    budget::{Budgets, Level},
     tests::{ManualClock, ada, name, request},
     *,
 };
@@ -30,6 +31,7 @@ use history::{At, Known, Op, report};
 mod drive;
 mod faults;
 mod history;
+mod money;
 
 const REPOS: [&str; 3] = ["acme/web", "acme/api", "beta/app"];
 const LEASE_S: i64 = 20;
@@ -52,6 +54,8 @@ struct World {
     leases: Vec<(usize, Lease)>,
     /// Who was told of too many tasks, by which one.
     refused: HashMap<u64, TaskId>,
+    /// What the tasks of the person who is limited used, that have ended, in each month.
+    used: HashMap<Month, u64>,
     /// How far the reader of events has come.
     read: u64,
     n_kills: usize,
@@ -62,8 +66,8 @@ impl World {
         let (dir, clock) = (fresh_dir(), ManualClock::new());
         let queue = Some(Queue::open(dir.path(), Self::options(&clock)).unwrap());
         let (tasks, observed, leases) = (vec![], vec![], vec![]);
-        let (keys, refused) = (HashMap::new(), HashMap::new());
-        Self { dir, clock, queue, tasks, keys, observed, leases, refused, read: 0, n_kills: 0 }
+        let (keys, refused, used) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { dir, clock, queue, tasks, keys, observed, leases, refused, used, read: 0, n_kills: 0 }
     }
 
     fn options(clock: &ManualClock) -> QueueOptions {
@@ -78,6 +82,7 @@ impl World {
             parallel_per_repository: PARALLEL,
             queued_per_actor: MAX_QUEUED,
             priority,
+            budgets: Arc::new(money::budgets()),
             ..clock.options()
         }
     }
@@ -97,6 +102,11 @@ impl World {
     }
 
     async fn step(&mut self, op: Op) {
+        self.act(op).await;
+        self.note_spent().await;
+    }
+
+    async fn act(&mut self, op: Op) {
         match op {
             Op::Enqueue { key, actor, repo, issue } => self.enqueue(key, actor, repo, issue).await,
             Op::EnqueueAtOnce { key, actor, repo, issue } => self.enqueue_at_once(key, actor, repo, issue).await,
@@ -177,14 +187,12 @@ impl World {
             true => drop(self.refused.insert(actor, id)),
             false => drop(self.refused.remove(&actor)),
         }
-        let (attempt, failures, crashes, n_notes) = (0, 0, 0, 0);
-        let (cancelling, reported) = (false, None);
-        let fresh = Known { id, actor, repo, issue, at, attempt, failures, crashes, n_notes, cancelling, reported };
-        self.tasks.push(fresh);
+        self.tasks.push(Known::new(id, actor, repo, issue, at));
     }
 
     async fn lease(&mut self, worker: u8) {
         let granted = self.queue().lease_once(&name(&format!("w{worker}"))).await.unwrap();
+        self.note_spent().await;
         self.granted(worker, granted);
     }
 
@@ -194,6 +202,7 @@ impl World {
         let names = [0, 1, 2].map(|worker| name(&format!("w{worker}")));
         let (a, b, c) =
             tokio::join!(queue.lease_once(&names[0]), queue.lease_once(&names[1]), queue.lease_once(&names[2]));
+        self.note_spent().await;
         for (worker, granted) in [a, b, c].into_iter().enumerate() {
             self.granted(worker as u8, granted.unwrap());
         }
@@ -206,14 +215,19 @@ impl World {
         let may: Vec<_> = (0..REPOS.len()).map(|repo| at_work(repo) < PARALLEL).collect();
         let due = |task: &Known| matches!(task.at, At::Queued { due, .. } if due <= now) && may[task.repo];
         let Some((task, lease)) = granted else {
-            assert!(!self.tasks.iter().any(due), "a task was ready");
+            let ready = |task: &&Known| due(task) && self.may_use(task).is_none_or(|n| n >= money::LEAST);
+            assert_eq!(self.tasks.iter().find(ready).map(|task| task.id), None, "a task was ready");
             return;
         };
         let place = self.tasks.iter().position(|known| known.id == task.id).unwrap();
         let Known { repo, actor, .. } = self.tasks[place];
         let first = self.tasks.iter().position(|known| (known.repo, known.actor) == (repo, actor) && due(known));
         assert_eq!(first, Some(place), "due, allowed, and the oldest of its repository and requester");
+        let reserved = self.may_use(&self.tasks[place]);
+        assert!(reserved.is_none_or(|n| n >= money::LEAST), "nothing is left for it");
+        assert_eq!(task.reservation.unwrap().allowance.tokens, reserved);
         let known = &mut self.tasks[place];
+        known.reserved = Some((Month::of(now), reserved));
         known.attempt += 1;
         assert_eq!((task.attempt, lease.attempt), (known.attempt, known.attempt));
         known.at = At::Running { worker, until: now + Duration::seconds(LEASE_S), publishing: false };
@@ -245,7 +259,7 @@ impl World {
         let lease = Lease { worker: name("stranger"), ..lease };
         let renewed = self.queue().renew(&lease, Stage::Publishing).await;
         assert!(matches!(renewed, Err(QueueError::StaleLease { .. })), "{renewed:?}");
-        let told = self.queue().report(&lease, report(what, place as u64 + 1)).await;
+        let told = self.queue().report(&lease, report(what, place as u64 + 1, Some(9))).await;
         assert!(matches!(told, Err(QueueError::StaleLease { .. })), "{told:?}");
     }
 
@@ -253,13 +267,15 @@ impl World {
         let Some(n) = n.checked_rem(self.leases.len()) else { return };
         let (place, lease) = self.leases[n].clone();
         let now = self.clock.now();
-        let told = self.queue().report(&lease, report(what, place as u64 + 1)).await;
+        let used = self.tasks[place].uses(what);
+        let told = self.queue().report(&lease, report(what, place as u64 + 1, used)).await;
         if !self.holds(place, &lease) {
             let repeated = self.tasks[place].reported == Some((lease.attempt, what));
             assert_eq!(told.is_ok(), repeated, "{told:?}");
             return;
         }
         told.unwrap();
+        self.settle(place, used);
         let known = &mut self.tasks[place];
         known.reported = Some((lease.attempt, what));
         match what {
@@ -281,7 +297,7 @@ impl World {
         let may = matches!(known.at, At::Failed | At::NoChanges | At::Cancelled) && !taken;
         assert_eq!(told.is_ok(), may, "{told:?}");
         if may {
-            (known.failures, known.crashes, known.cancelling) = (0, 0, false);
+            (known.failures, known.crashes, known.cancelling, known.used) = (0, 0, false, 0);
             known.at = At::Queued { not_before: now, due: now };
         }
     }
@@ -334,8 +350,11 @@ impl World {
     }
 
     fn lose(&mut self, now: Timestamp, lost: impl Fn(&At) -> bool) {
-        for known in self.tasks.iter_mut().filter(|known| lost(&known.at)) {
-            known.crash(now);
+        for place in 0..self.tasks.len() {
+            if lost(&self.tasks[place].at) {
+                self.settle(place, None);
+                self.tasks[place].crash(now);
+            }
         }
     }
 
@@ -368,13 +387,13 @@ impl World {
         }
     }
 
-    /// Without further faults, everything comes to an end.
+    /// Without further faults, everything comes to an end, in another month where a limit says so.
     async fn finish(&mut self) {
-        for _ in 0..100 {
+        for n in 0..150 {
             if !self.tasks.iter().any(Known::unfinished) {
                 return;
             }
-            self.clock.advance(1200);
+            self.clock.advance(if n % 8 == 7 { 32 * 86_400 } else { 1200 });
             self.sweep().await;
             self.lease(0).await;
             if let Some(last) = self.leases.len().checked_sub(1) {
@@ -405,6 +424,7 @@ impl World {
         let expected: Vec<_> = self.tasks.iter().map(Known::seen).collect();
         assert_eq!(found, expected);
         assert_eq!(self.queue().cursor("reader").await.unwrap(), self.read);
+        self.check_money().await;
         for (task, known) in listed.iter().rev().zip(&self.tasks) {
             match (&task.state, &known.at) {
                 (TaskState::Queued { not_before: found, .. }, At::Queued { not_before, .. }) => {

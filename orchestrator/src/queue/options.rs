@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Instant};
 use chrono::Duration;
 use tasks::{Priority, RetryPolicy, TaskRequest, Timestamp};
 
+use super::budget::Budgets;
+
 /// What tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -43,6 +45,8 @@ pub struct QueueOptions {
     pub queued_per_actor: usize,
     /// How many pull requests one repository bears.
     pub pulls: PullLimits,
+    /// Who may use how much.
+    pub budgets: Arc<Budgets>,
     /// Whether checkpoints are made.
     pub checkpoints: bool,
     /// How many closed segments are kept though a checkpoint stands for them; 0: all, since they are the audit log.
@@ -62,6 +66,7 @@ impl QueueOptions {
             parallel_per_repository: 0,
             queued_per_actor: 0,
             pulls: PullLimits::default(),
+            budgets: Arc::default(),
             checkpoints: true,
             keep_segments: 0,
             segment_bytes: 64 << 20,

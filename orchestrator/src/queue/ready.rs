@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tasks::{Actor, RepoName, Task, TaskId, TaskState, Timestamp, Wait};
+use tasks::{Actor, RepoName, Reservation, Task, TaskId, TaskState, Timestamp, Wait};
 
 use super::{
     index::Stored,
@@ -61,6 +61,7 @@ impl Unfinished {
     /// Takes a task in its new state. A finished one is dropped.
     pub(super) fn put(&mut self, stored: Stored) {
         let id = stored.task.id;
+        let waited = self.waits_until(id).filter(|_| self.waits_as_before(&stored));
         self.remove(id);
         match &stored.task.state {
             TaskState::Queued { not_before, waits } => {
@@ -69,8 +70,9 @@ impl Unfinished {
                     let repo = stored.task.request.repo.clone();
                     self.held.entry(repo).or_default().insert(stored.enqueued, id);
                 }
-                self.later.insert((*not_before, stored.enqueued, id));
-                self.waits_until.insert(id, *not_before);
+                let at = waited.unwrap_or(*not_before);
+                self.later.insert((at, stored.enqueued, id));
+                self.waits_until.insert(id, at);
                 *self.waiting.entry(Requester::from(&stored.task.request.actor)).or_default() += 1;
             }
             TaskState::Running { lease, .. } => {
@@ -112,6 +114,11 @@ impl Unfinished {
         if let Some(expiry) = self.expiries.get_mut(&id) {
             expiry.at = lasts_until;
         }
+        self.wait_no_longer_than(latest, enqueued, id);
+    }
+
+    /// Brings the moment forward at which a task that waits becomes due.
+    pub(super) fn wait_no_longer_than(&mut self, latest: Timestamp, enqueued: u64, id: TaskId) {
         if let Some(at) = self.waits_until.get_mut(&id).filter(|at| **at > latest) {
             self.later.remove(&(*at, enqueued, id));
             *at = latest;
@@ -119,11 +126,26 @@ impl Unfinished {
         }
     }
 
+    /// When a task that waits becomes due, or became it.
+    pub(super) fn waits_until(&self, id: TaskId) -> Option<Timestamp> {
+        self.waits_until.get(&id).copied()
+    }
+
+    /// Whether what happened to a task that waits is nothing that its wait depends on, such as a note.
+    fn waits_as_before(&self, stored: &Stored) -> bool {
+        let not_before = |state: &TaskState| match state {
+            TaskState::Queued { not_before, .. } => Some(*not_before),
+            _ => None,
+        };
+        self.tasks.get(&stored.task.id).is_some_and(|before| {
+            not_before(&before.task.state).is_some_and(|at| Some(at) == not_before(&stored.task.state))
+        })
+    }
+
     /// Forgets a task that was never durable.
     pub(super) fn forget(&mut self, id: TaskId) {
         self.remove(id);
         self.expiries.remove(&id);
-        self.refused.retain(|_, task| *task != id);
     }
 
     pub(super) fn get(&self, id: TaskId) -> Option<&Stored> {
@@ -140,11 +162,24 @@ impl Unfinished {
         ids.into_iter().flat_map(BTreeMap::values).copied().collect()
     }
 
-    /// The task whose turn it is, of a repository that has fewer than `parallel` at work (0: any number).
-    pub(super) fn next(&mut self, now: Timestamp, parallel: usize) -> Option<TaskId> {
+    /// The task whose turn it is, of a repository that has fewer than `parallel` at work (0: any number), and that
+    /// `may` begin.
+    pub(super) fn next(
+        &mut self,
+        now: Timestamp,
+        parallel: usize,
+        mut may: impl FnMut(&Stored) -> bool,
+    ) -> Option<TaskId> {
         self.promote(now);
-        let Self { due, at_work, .. } = self;
-        due.next(|repo| parallel == 0 || at_work.get(repo).is_none_or(|n| *n < parallel))
+        let Self { due, at_work, tasks, .. } = self;
+        let has_room = |repo: &RepoName| parallel == 0 || at_work.get(repo).is_none_or(|n| *n < parallel);
+        due.next(has_room, |id| tasks.get(&id).is_some_and(&mut may))
+    }
+
+    /// What attempts that run may use.
+    pub(super) fn reservations(&self) -> Vec<Reservation> {
+        let running = self.expiries.keys().filter_map(|id| self.tasks.get(id));
+        running.filter_map(|stored| stored.task.reservation.as_deref().cloned()).collect()
     }
 
     /// Takes note of what became of a task's pull request, once that is durable.
@@ -192,14 +227,12 @@ impl Unfinished {
         self.refused.get(&Requester::from(actor)).copied()
     }
 
-    /// Forgets that it was told: there is room again.
-    pub(super) fn forget_refused(&mut self, actor: &Actor) {
-        self.refused.remove(&Requester::from(actor));
-    }
-
-    /// Notes which task told so.
-    pub(super) fn note_refused(&mut self, actor: &Actor, task: TaskId) {
-        self.refused.insert(Requester::from(actor), task);
+    /// Notes which task told so; `None`: there is room again. Returns what was noted before.
+    pub(super) fn set_refused(&mut self, requester: Requester, task: Option<TaskId>) -> Option<TaskId> {
+        match task {
+            Some(task) => self.refused.insert(requester, task),
+            None => self.refused.remove(&requester),
+        }
     }
 
     /// When the next task becomes due that is not due yet.

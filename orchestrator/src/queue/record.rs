@@ -9,8 +9,8 @@ use chrono::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tasks::{
-    Change, DedupeKey, Evidence, Failure, Note, Outcome, RepoName, Report, RetryPolicy, Task, TaskEvent, TaskId,
-    Timestamp, WorkerName,
+    Change, DedupeKey, Evidence, Failure, Note, Outcome, RepoName, Report, Reservation, RetryPolicy, Task, TaskEvent,
+    TaskId, Timestamp, Usage, WorkerName,
 };
 
 /// The format that is written. A reader refuses what is newer, and reads what is older as it was meant: a field that
@@ -18,7 +18,8 @@ use tasks::{
 ///
 /// - 1: lost workers count as failures (`retry` without `max_crashes`), a second trigger leaves no note.
 /// - 2: crashes have a count and a limit of their own; notes, priorities, refusals, checkpoints.
-const VERSION: u32 = 2;
+/// - 3: attempts reserve what they may use, and say what they used.
+const VERSION: u32 = 3;
 
 /// The longest record, in bytes of JSON. Far above what the door lets in; a guard for everybody else's reads.
 pub(super) const MAX_RECORD_BYTES: usize = 4 << 20;
@@ -64,6 +65,12 @@ pub enum QueueRecord {
         evidence: Option<Box<Evidence>>,
         /// The retry policy that decided, where the event asks it.
         retry: Option<Retry>,
+        /// What the attempt that began may use.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reserved: Option<Box<Reservation>>,
+        /// What the attempt that ended used. `None`: it never said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<Box<Usage>>,
     },
     /// Something happened outside. What it did to tasks stands in `Applied` records before this one.
     Observed {
@@ -145,13 +152,8 @@ impl QueueRecord {
     }
 
     /// The record of an event, with its texts cut and the policy noted where the event asks it.
-    pub(super) fn applied(
-        task: TaskId,
-        event: TaskEvent,
-        evidence: Option<Box<Evidence>>,
-        policy: &RetryPolicy,
-        at: Timestamp,
-    ) -> Self {
+    pub(super) fn applied(task: TaskId, event: TaskEvent, with: With, policy: &RetryPolicy, at: Timestamp) -> Self {
+        let With { evidence, reserved, used } = with;
         let retry = match &event {
             TaskEvent::AttemptFailed { .. } | TaskEvent::LeaseExpired => Some(Retry::from(policy)),
             TaskEvent::Leased { .. }
@@ -161,6 +163,7 @@ impl QueueRecord {
             | TaskEvent::CancelRequested { .. }
             | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
+            | TaskEvent::Overdrawn { .. }
             | TaskEvent::Requeued
             | TaskEvent::HeldBack { .. }
             | TaskEvent::LetGo
@@ -170,8 +173,16 @@ impl QueueRecord {
             | TaskEvent::PullRequestClosed
             | TaskEvent::PullRequestReopened => None,
         };
-        Self::Applied { task, at, event, evidence, retry }
+        Self::Applied { task, at, event, evidence, retry, reserved, used }
     }
+}
+
+/// What comes along with an event.
+#[derive(Debug, Default)]
+pub(super) struct With {
+    pub(super) evidence: Option<Box<Evidence>>,
+    pub(super) reserved: Option<Box<Reservation>>,
+    pub(super) used: Option<Box<Usage>>,
 }
 
 /// A [`RetryPolicy`] as it is stored.
@@ -238,6 +249,7 @@ impl Reported {
             | TaskEvent::CancelRequested { .. }
             | TaskEvent::FinishRequested { .. }
             | TaskEvent::Refused { .. }
+            | TaskEvent::Overdrawn { .. }
             | TaskEvent::Requeued
             | TaskEvent::HeldBack { .. }
             | TaskEvent::LetGo
@@ -251,16 +263,17 @@ impl Reported {
 }
 
 /// What a report means to the task, with its texts cut.
-pub(super) fn event_of(report: Report) -> (TaskEvent, Option<Box<Evidence>>) {
-    match report {
-        Report::Finished { outcome, evidence } => {
-            (TaskEvent::Finished { outcome: bounded_outcome(outcome) }, evidence.map(bounded_evidence))
+pub(super) fn event_of(report: Report) -> (TaskEvent, With) {
+    let (event, evidence, used) = match report {
+        Report::Finished { outcome, evidence, used } => {
+            (TaskEvent::Finished { outcome: bounded_outcome(outcome) }, evidence, used)
         }
-        Report::Failed { failure, evidence } => {
-            (TaskEvent::AttemptFailed { failure: bounded_failure(failure) }, evidence.map(bounded_evidence))
+        Report::Failed { failure, evidence, used } => {
+            (TaskEvent::AttemptFailed { failure: bounded_failure(failure) }, evidence, used)
         }
-        Report::Released => (TaskEvent::Released, None),
-    }
+        Report::Released { used } => (TaskEvent::Released, None, used),
+    };
+    (event, With { evidence: evidence.map(bounded_evidence), reserved: None, used: used.map(Box::new) })
 }
 
 /// A note with its text cut.
@@ -361,7 +374,7 @@ struct VersionOnly {
     v: u32,
 }
 
-/// `{"v":2,"value":…}`
+/// `{"v":3,"value":…}`
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&VersionedRef { v: VERSION, value })
 }
@@ -388,7 +401,7 @@ mod tests {
     #[test]
     fn texts_from_outside_are_cut_on_a_character_and_keep_their_end() {
         let failure = Failure::new(Code::AgentFailed, "x").detail("é".repeat(20_000) + "the last line");
-        let (event, _) = event_of(Report::Failed { failure, evidence: None });
+        let (event, _) = event_of(Report::Failed { failure, evidence: None, used: None });
         let TaskEvent::AttemptFailed { failure } = event else { panic!("{event:?}") };
         let detail = failure.detail.unwrap();
         assert!(detail.len() < MAX_DETAIL_BYTES + 40 && detail.ends_with("the last line"));
@@ -396,7 +409,7 @@ mod tests {
 
         let violation = Violation { rule: "max_files".into(), path: Some("p".repeat(5000)), message: "m".repeat(5000) };
         let outcome = Outcome::PolicyRejected { violations: vec![violation; 5000] };
-        let (event, _) = event_of(Report::Finished { outcome, evidence: None });
+        let (event, _) = event_of(Report::Finished { outcome, evidence: None, used: None });
         assert!(encode(&event).unwrap().len() < 64 << 10);
     }
 
@@ -413,19 +426,19 @@ mod tests {
     fn the_stored_form_is_what_it_was() {
         let at = Timestamp::from_timestamp(1_790_000_000, 0).unwrap();
         let task = TaskId::from_bytes([7; 16]);
-        let record = QueueRecord::applied(task, TaskEvent::LeaseExpired, None, &RetryPolicy::default(), at);
+        let record = QueueRecord::applied(task, TaskEvent::LeaseExpired, With::default(), &RetryPolicy::default(), at);
         let bytes = encode(&record).unwrap();
         assert_eq!(
             String::from_utf8(bytes.clone()).unwrap(),
             concat!(
-                r#"{"v":2,"value":{"kind":"applied","task":"07070707070707070707070707070707","at":"2026-09-21T14:13:20Z","#,
+                r#"{"v":3,"value":{"kind":"applied","task":"07070707070707070707070707070707","at":"2026-09-21T14:13:20Z","#,
                 r#""event":{"event":"lease_expired"},"evidence":null,"#,
                 r#""retry":{"max_failures":3,"max_crashes":3,"base_ms":10000,"cap_ms":900000}}}"#
             )
         );
         assert_eq!(decode::<QueueRecord>(&bytes).unwrap(), record);
 
-        let first = String::from_utf8(bytes).unwrap().replace("\"v\":2", "\"v\":1").replace("\"max_crashes\":3,", "");
+        let first = String::from_utf8(bytes).unwrap().replace("\"v\":3", "\"v\":1").replace("\"max_crashes\":3,", "");
         let QueueRecord::Applied { retry, .. } = decode(first.as_bytes()).unwrap() else { panic!("{first}") };
         assert_eq!(retry.unwrap().max_crashes, 0, "as the first format meant it");
     }

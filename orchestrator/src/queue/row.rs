@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tasks::{Actor, Note, Priority, RepoName, Task, TaskId, TaskRequest, TaskState, Timestamp};
+use tasks::{
+    Actor, Note, Overdrawn, Priority, RepoName, Reservation, Task, TaskId, TaskRequest, TaskState, Timestamp, Usage,
+};
 
 use super::{index::Stored, journal::Head, record::Reported};
 
@@ -28,6 +30,14 @@ pub(super) struct Row {
     cancel_requested: Option<Actor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     finish_requested: Option<Actor>,
+    #[serde(default, skip_serializing_if = "Usage::is_nothing")]
+    used: Usage,
+    #[serde(default, skip_serializing_if = "Usage::is_nothing")]
+    used_before: Usage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reservation: Option<Box<Reservation>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<Box<Overdrawn>>,
     created_at: Timestamp,
     pub(super) updated_at: Timestamp,
 }
@@ -51,6 +61,10 @@ impl From<&Stored> for Row {
             n_notes_seen: task.n_notes_seen,
             cancel_requested: task.cancel_requested.clone(),
             finish_requested: task.finish_requested.clone(),
+            used: task.used,
+            used_before: task.used_before,
+            reservation: task.reservation.clone(),
+            held: task.held.clone(),
             created_at: task.created_at,
             updated_at: task.updated_at,
         }
@@ -75,6 +89,10 @@ impl Row {
             finish_requested: self.finish_requested,
             noticed_at: self.noticed_at,
             stale_at: self.stale_at,
+            used: self.used,
+            used_before: self.used_before,
+            reservation: self.reservation,
+            held: self.held,
             created_at: self.created_at,
             updated_at: self.updated_at,
         };

@@ -12,6 +12,7 @@ use super::{audit::AuditError, *};
 use crate::reaper;
 
 mod chain;
+mod money;
 mod repeats;
 mod rotation;
 mod rules;
@@ -131,11 +132,11 @@ pub(super) fn pull_request(number: u64) -> PullRequest {
 
 fn opened(number: u64) -> Report {
     let outcome = Outcome::PullRequestOpened { pull_request: pull_request(number) };
-    Report::Finished { outcome, evidence: Some(Box::new(evidence("ok"))) }
+    Report::Finished { outcome, evidence: Some(Box::new(evidence("ok"))), used: None }
 }
 
 fn failed(code: Code) -> Report {
-    Report::Failed { failure: Failure::new(code, "It went wrong"), evidence: None }
+    Report::Failed { failure: Failure::new(code, "It went wrong"), evidence: None, used: None }
 }
 
 fn evidence(output: &str) -> Evidence {
@@ -239,7 +240,7 @@ async fn history(room: &Room) {
     let change = Change::PullRequestMerged { repo: "acme/web".parse().unwrap(), number: 41 };
     room.queue.observe("github:merge".parse().unwrap(), change).await.unwrap();
     let (_, empty) = room.lease("w1").await;
-    let nothing = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+    let nothing = Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None };
     room.queue.report(&empty, nothing).await.unwrap();
     let (_, retried) = room.lease("w1").await;
     room.queue.report(&retried, failed(Code::ForgeUnavailable)).await.unwrap();
@@ -585,7 +586,7 @@ async fn a_stale_lease_is_refused_whatever_it_asks() {
         room.queue.renew(&first, Stage::Publishing).await,
         Err(QueueError::StaleLease { attempt: 1, .. })
     ));
-    for report in [opened(1), failed(Code::Internal), Report::Released] {
+    for report in [opened(1), failed(Code::Internal), Report::Released { used: None }] {
         assert!(matches!(room.queue.report(&first, report).await, Err(QueueError::StaleLease { attempt: 1, .. })));
     }
     let somebody = Lease { worker: name("w2"), ..second.clone() };
@@ -618,7 +619,7 @@ async fn renewing_keeps_a_lease_alive_notes_the_stage_and_brings_word_of_a_cance
     assert_eq!(room.queue.journal_head().0, head + 2, "asking twice is asking once");
     let renewed = room.queue.renew(&lease, Stage::AgentRunning).await.unwrap();
     assert!(matches!(renewed, Renewal::CancelRequested(_)));
-    let stopped = Report::Finished { outcome: Outcome::Cancelled, evidence: None };
+    let stopped = Report::Finished { outcome: Outcome::Cancelled, evidence: None, used: None };
     room.queue.report(&lease, stopped).await.unwrap();
     assert_eq!(room.queue.get(id).await.unwrap().unwrap().state, TaskState::Cancelled { by: ada() });
     room.queue.cancel(id, ada()).await.unwrap();
@@ -718,8 +719,8 @@ async fn a_report_may_be_repeated_and_not_replaced() {
     let room = Room::new();
     let id = room.enqueue(nth(1)).await;
     let (_, lease) = room.lease("w1").await;
-    room.queue.report(&lease, Report::Released).await.unwrap();
-    room.queue.report(&lease, Report::Released).await.unwrap();
+    room.queue.report(&lease, Report::Released { used: None }).await.unwrap();
+    room.queue.report(&lease, Report::Released { used: None }).await.unwrap();
     let task = room.queue.get(id).await.unwrap().unwrap();
     assert_eq!((task.state.word(), task.failures, task.attempt), ("queued", 0, 1));
 
@@ -838,7 +839,7 @@ async fn a_large_request_comes_back_whole_and_large_outputs_are_cut() {
     let (_, lease) = room.lease("w1").await;
     let noisy = Some(Box::new(evidence(&"x".repeat(1 << 20))));
     let failure = Failure::new(Code::ChecksFailed, "The tests failed");
-    room.queue.report(&lease, Report::Failed { failure, evidence: noisy.clone() }).await.unwrap();
+    room.queue.report(&lease, Report::Failed { failure, evidence: noisy.clone(), used: None }).await.unwrap();
     assert!(room.queue.evidence(id).await.unwrap().unwrap().checks[0].output_tail.len() < 32 << 10);
 
     large.instruction.body = "x".repeat(8 << 20);

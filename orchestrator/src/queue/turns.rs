@@ -108,8 +108,13 @@ impl Turns {
         }
     }
 
-    /// The task whose turn it is, among the repositories that may have one more at work.
-    pub(super) fn next(&mut self, may: impl Fn(&RepoName) -> bool) -> Option<TaskId> {
+    /// The task whose turn it is, among the repositories that have room for one more at work. A task that may not begin
+    /// keeps its place, and so do those of the same person behind it.
+    pub(super) fn next(
+        &mut self,
+        has_room: impl Fn(&RepoName) -> bool,
+        mut may: impl FnMut(TaskId) -> bool,
+    ) -> Option<TaskId> {
         let mut order: Vec<_> = self.lanes.keys().rev().copied().collect();
         self.n_turns = if order.len() > 1 { self.n_turns.wrapping_add(1) } else { 0 };
         let third = self.n_turns.is_multiple_of(TURNS_PER_LANE * TURNS_PER_LANE);
@@ -119,10 +124,10 @@ impl Turns {
         for priority in order {
             let Some(lane) = self.lanes.get_mut(&priority) else { continue };
             let id = lane.turn(|repo, requesters| {
-                if !may(repo) {
+                if !has_room(repo) {
                     return None;
                 }
-                requesters.turn(|_, queue| queue.values().next().copied())
+                requesters.turn(|_, queue| queue.values().next().copied().filter(|id| may(*id)))
             });
             if id.is_some() {
                 return id;
@@ -151,7 +156,7 @@ mod tests {
             turns.insert(place, id(place.enqueued));
         }
         let mut taken = Vec::new();
-        while let Some(next) = turns.next(&may) {
+        while let Some(next) = turns.next(&may, |_| true) {
             let n = places.iter().position(|place| id(place.enqueued) == next).unwrap();
             turns.remove(&places[n]);
             taken.push(places[n].enqueued);

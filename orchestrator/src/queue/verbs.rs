@@ -5,13 +5,16 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, QueueError, Received, RepoName, Report, Source, Stage,
-    Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal, task::place_of_number,
+    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, Month, Overdrawn, QueueError, Received, RepoName, Report,
+    Reservation, Source, Stage, Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
+    task::place_of_number,
 };
 
 use super::{
-    draft::Draft,
-    record::{QueueRecord, Reported, bounded_note, event_of},
+    budget::Shortage,
+    draft::{Draft, Next},
+    index::Stored,
+    record::{QueueRecord, Reported, With, bounded_note, event_of},
 };
 
 /// Stores a request, unless its key is known; one for an issue that an unfinished task is already at work on becomes a
@@ -33,7 +36,7 @@ pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestam
     let actor = task.request.actor.clone();
     let too_many = limit > 0 && task.request.source != Source::CommandLine && draft.n_waiting(&actor) >= limit;
     if !too_many {
-        draft.forget_refused(&actor);
+        draft.set_refused(&actor, None);
         draft.stage(QueueRecord::Enqueued { task: Box::new(task) })?;
         return Ok(Received::New(id));
     }
@@ -46,7 +49,7 @@ pub(super) fn enqueue(draft: &mut Draft<'_>, request: TaskRequest, now: Timestam
     let failure = Failure::new(Code::TooManyQueued, message);
     task.apply(TaskEvent::Refused { failure }, &draft.options().retry, now)?;
     draft.stage(QueueRecord::Enqueued { task: Box::new(task) })?;
-    draft.note_refused(&actor, id);
+    draft.set_refused(&actor, Some(id));
     Ok(Received::New(id))
 }
 
@@ -163,23 +166,61 @@ pub(super) fn lease(
     for id in draft.with_room(now) {
         draft.apply(id, TaskEvent::LetGo, now)?;
     }
-    let stored = loop {
-        let stored = match draft.next_ready(now) {
-            Ok(stored) => stored,
+    let (stored, reservation) = loop {
+        let (stored, reservation) = match next_affordable(draft, now)? {
+            Ok(ready) => ready,
             Err(next) => return Ok(Err(next)),
         };
         match draft.waits_for_room(&stored.task, now) {
             Some((not_before, why)) => draft.apply(stored.task.id, TaskEvent::HeldBack { not_before, why }, now)?,
-            None => break stored,
+            None => break (stored, reservation),
         }
     };
     let id = stored.task.id;
     let lease = Lease { task: id, worker, attempt: stored.task.attempt + 1, expires_at: now + lasts };
-    draft.apply(id, TaskEvent::Leased { lease: lease.clone() }, now)?;
+    let with = With { reserved: Some(Box::new(reservation)), ..With::default() };
+    draft.conclude(id, TaskEvent::Leased { lease: lease.clone() }, with, now)?;
     let mut task = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?.task;
     let durable = draft.durable();
     task.anchor = Some(Anchor { sequence: durable.sequence, hash: durable.hash.to_string() });
     Ok(Ok((task, lease)))
+}
+
+/// The task whose turn it is, with what it may use. One that cannot begin for want of that is told so, once; one whose
+/// own limit is used up ends, and makes room for those behind it.
+fn next_affordable(
+    draft: &mut Draft<'_>,
+    now: Timestamp,
+) -> Result<Result<(Stored, Reservation), Option<Timestamp>>, QueueError> {
+    loop {
+        let Next { ready, short } = draft.next_ready(now)?;
+        let (mut n_ended, mut n_waiting) = (0, 0);
+        for (stored, shortage) in short {
+            match shortage {
+                Shortage::Fail(failure) => {
+                    draft.apply(stored.task.id, TaskEvent::Refused { failure }, now)?;
+                    n_ended += 1;
+                }
+                Shortage::Wait(by) => {
+                    n_waiting += 1;
+                    // How much is used changes all the time; that it waits, and for what, does not.
+                    let same =
+                        |held: &Overdrawn| (&held.account, held.meter, held.month) == (&by.account, by.meter, by.month);
+                    if !stored.task.held.as_deref().is_some_and(same) {
+                        draft.apply(stored.task.id, TaskEvent::Overdrawn { by }, now)?;
+                    }
+                }
+            }
+        }
+        match ready {
+            Some(ready) => return Ok(Ok(ready)),
+            None if n_ended > 0 => {}
+            None => {
+                let next_month = (n_waiting > 0).then(|| Month::of(now).end());
+                return Ok(Err(draft.next_due().into_iter().chain(next_month).min()));
+            }
+        }
+    }
 }
 
 pub(super) fn renew(
@@ -203,11 +244,11 @@ pub(super) fn renew(
 }
 
 pub(super) fn report(draft: &mut Draft<'_>, lease: &Lease, report: Report, now: Timestamp) -> Result<(), QueueError> {
-    let (event, evidence) = event_of(report);
+    let (event, with) = event_of(report);
     match draft.held(lease, now) {
-        Ok(_) => draft.conclude(lease.task, event, evidence, now),
+        Ok(_) => draft.conclude(lease.task, event, with, now),
         Err(stale) => {
-            let mark = Reported::of(&lease.worker, lease.attempt, &event, evidence.as_deref())
+            let mark = Reported::of(&lease.worker, lease.attempt, &event, with.evidence.as_deref())
                 .map_err(|error| QueueError::Unavailable(error.to_string()))?;
             let taken =
                 draft.find(lease.task)?.is_some_and(|stored| stored.reported.is_some() && stored.reported == mark);
@@ -244,7 +285,10 @@ pub(super) fn release_worker(
 /// Takes back a lease that never reached the worker that asked for it.
 pub(super) fn take_back(draft: &mut Draft<'_>, lease: &Lease, now: Timestamp) -> Result<(), QueueError> {
     match draft.held(lease, now) {
-        Ok(_) => draft.apply(lease.task, TaskEvent::Released, now),
+        Ok(_) => {
+            let with = With { used: Some(Box::default()), ..With::default() };
+            draft.conclude(lease.task, TaskEvent::Released, with, now)
+        }
         Err(_) => Ok(()),
     }
 }

@@ -127,7 +127,7 @@ async fn abandon(State(desk): State<Desk>, ask: Result<Json<Ask>, JsonRejection>
     let Ask { worker } = body(ask)?;
     let _turn = desk.0.asks.turn(&worker).await;
     if let Some(granted) = desk.held_by(&worker).await? {
-        desk.0.queue.report(&granted.lease, Report::Released).await?;
+        desk.0.queue.report(&granted.lease, Report::Released { used: None }).await?;
     }
     Ok(Json(()))
 }

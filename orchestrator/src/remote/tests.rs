@@ -171,7 +171,7 @@ fn name() -> WorkerName {
 }
 
 fn nothing_changed() -> Report {
-    Report::Finished { outcome: Outcome::NothingChanged, evidence: None }
+    Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None }
 }
 
 #[tokio::test]

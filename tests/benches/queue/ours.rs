@@ -34,7 +34,7 @@ impl Store for Ours {
     }
 
     async fn acknowledge(&self, lease: Lease) {
-        let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None };
+        let report = Report::Finished { outcome: Outcome::NothingChanged, evidence: None, used: None };
         self.0.report(&lease, report).await.expect("the report is stored");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tasks::{Allowance, Code, Failure, Task};
+use tasks::{Allowance, Code, Failure};
 
 use super::EXTRACT_LIMITS;
 use crate::{
@@ -18,15 +18,10 @@ use crate::{
 const EGRESS_LOG_BYTES: u64 = 8 << 20;
 
 /// What is asked of the world outside, and may be: every exchange and every host is a line of an artifact too.
-pub(super) fn tally(task: &Task, artifacts: &Artifacts) -> Arc<Tally> {
+pub(super) fn tally(allowance: Allowance, artifacts: &Artifacts) -> Arc<Tally> {
     let log = artifacts.log("egress.jsonl", EGRESS_LOG_BYTES);
     let log = log.inspect_err(|error| tracing::warn!(%error, "what leaves the sandbox is not written down")).ok();
-    Arc::new(Tally::new(allowance(task), log))
-}
-
-/// What the task may use.
-fn allowance(_task: &Task) -> Allowance {
-    Allowance::default()
+    Arc::new(Tally::new(allowance, log))
 }
 
 /// Looks at the network interfaces of a box from which nothing may leave. Best effort: a box without `cat` is not counted.

@@ -13,7 +13,8 @@ use guest::protocol::{self, ErrorKind, ToGuest, WINDOW, cost};
 use tokio::time::timeout;
 
 use super::{
-    ChangedPath, Command, Exit, KeptBase, Limits, Output, SandboxBackend, SandboxError, SandboxSpec, Started, TreeFile,
+    BoxUsage, ChangedPath, Command, Exit, KeptBase, Limits, Output, SandboxBackend, SandboxError, SandboxSpec, Started,
+    TreeFile,
     conversation::{Channel, Event, Purpose},
     link::Link,
     pool::Undertaker,
@@ -43,6 +44,8 @@ pub struct Sandbox {
     kind: &'static str,
     environment: String,
     limits: Limits,
+    /// Where it is counted what its commands use. A box that stood ready counts for whoever claims it.
+    usage: Arc<BoxUsage>,
     link: Link,
     pub(super) is_marked: AtomicBool,
     pub(super) owed: Owed,
@@ -78,6 +81,7 @@ impl Sandbox {
         let sandbox = Self {
             link: Link::new(stream),
             limits: spec.limits.clone(),
+            usage: spec.usage.clone(),
             backend,
             undertaker,
             name: spec.name.clone(),
@@ -96,6 +100,12 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    /// From now on its commands count for another one.
+    pub(super) fn counting_for(mut self, spec: &SandboxSpec) -> Self {
+        self.usage = spec.usage.clone();
+        self
     }
 
     async fn greet(&self) -> Result<(), SandboxError> {
@@ -166,7 +176,9 @@ impl Sandbox {
                     if n_bytes > MAX_OUTPUT_BYTES {
                         tracing::warn!(n_bytes, kept_bytes = MAX_OUTPUT_BYTES, "a command wrote more than is kept");
                     }
-                    return Ok(exit_of(&exit, &self.limits, n_bytes));
+                    let exit = exit_of(&exit, &self.limits, n_bytes);
+                    self.usage.add(&exit);
+                    return Ok(exit);
                 }
                 Event::Error(ErrorKind::CannotRun, reason) => {
                     let program = command.argv.first().cloned().unwrap_or_default();

@@ -19,7 +19,14 @@ mod tunnel;
 mod update;
 mod watch;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -77,13 +84,16 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// GPUs that were lent to it, and no others.
     pub gpus: Vec<Gpu>,
+    /// Where it is counted what its commands use.
+    pub usage: Arc<BoxUsage>,
 }
 
 impl SandboxSpec {
     /// A box of this name from the backend's default, with the default limits.
     pub fn new(name: impl Into<String>) -> Self {
         let (scope, limits) = (String::new(), Limits::default());
-        Self { name: name.into(), task: None, scope, image: None, base: None, limits, gpus: Vec::new() }
+        let (name, usage) = (name.into(), Arc::default());
+        Self { name, task: None, scope, image: None, base: None, limits, gpus: Vec::new(), usage }
     }
 }
 
@@ -234,6 +244,33 @@ impl Exit {
     /// Exit code 0, and not because it was stopped.
     pub fn success(&self) -> bool {
         self.code == Some(0) && !self.timed_out
+    }
+}
+
+/// What commands used that have ended, in all boxes that count here.
+#[derive(Debug, Default)]
+pub struct BoxUsage {
+    cpu_us: AtomicU64,
+    memory_mib_ms: AtomicU64,
+}
+
+impl BoxUsage {
+    fn add(&self, exit: &Exit) {
+        let count = |counter: &AtomicU64, n: u128| {
+            counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+        };
+        count(&self.cpu_us, exit.cpu.as_micros());
+        count(&self.memory_mib_ms, u128::from(exit.max_rss_bytes >> 20) * exit.wall.as_millis());
+    }
+
+    /// Time of CPUs, in milliseconds.
+    pub fn cpu_ms(&self) -> u64 {
+        self.cpu_us.load(Ordering::Relaxed) / 1000
+    }
+
+    /// The largest resident set of each command over the time that it ran, in MiB times seconds.
+    pub fn memory_mib_s(&self) -> u64 {
+        self.memory_mib_ms.load(Ordering::Relaxed) / 1000
     }
 }
 

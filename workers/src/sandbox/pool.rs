@@ -190,7 +190,7 @@ impl Sandboxes {
         };
         // Only now one is missing: whoever fills may have looked between the question and this.
         self.changed.notify_one();
-        Some(claimed)
+        Some(claimed.counting_for(spec))
     }
 
     fn may_stand_ready(&self, spec: &SandboxSpec) -> bool {
@@ -443,7 +443,7 @@ impl Pool {
 
 /// What makes two boxes alike: everything but whom they work for.
 fn key(spec: &SandboxSpec) -> String {
-    let SandboxSpec { name: _, task: _, scope, image, base, limits, gpus } = spec;
+    let SandboxSpec { name: _, task: _, scope, image, base, limits, gpus, usage: _ } = spec;
     format!("{scope} {image:?} {:?} {limits:?} {gpus:?}", base.as_ref().map(|base| &base.id))
 }
 

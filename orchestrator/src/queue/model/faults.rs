@@ -22,7 +22,7 @@ impl World {
         self.n_kills += 1;
         let (before, (was_last, _)) = self.copied();
         let tasks = self.tasks.clone();
-        let (keys, leases) = (self.keys.clone(), self.leases.clone());
+        let (keys, leases, used) = (self.keys.clone(), self.leases.clone(), self.used.clone());
         Box::pin(self.step(op)).await;
         let (after, _) = self.copied();
         // Checkpoints are named in between, and are no events.
@@ -45,7 +45,7 @@ impl World {
         self.dir = after;
         self.reopen(jump_s);
         if self.queue().events_after(was_last, usize::MAX).await.unwrap().len() != written {
-            (self.tasks, self.keys, self.leases) = (tasks, keys, leases);
+            (self.tasks, self.keys, self.leases, self.used) = (tasks, keys, leases, used);
             self.recover();
         }
     }

@@ -1,7 +1,7 @@
 //! What may happen in a history, and what the model knows of one task.
 
 use proptest::prelude::*;
-use tasks::{Outcome, RetryPolicy};
+use tasks::{Outcome, RetryPolicy, Tokens, Usage};
 
 use super::{
     super::tests::{name, pull_request},
@@ -98,9 +98,25 @@ pub(super) struct Known {
     pub(super) cancelling: bool,
     /// The attempt and the kind of the last report that was taken.
     pub(super) reported: Option<(u32, u8)>,
+    /// What its attempts used since it was last put back.
+    pub(super) used: u64,
+    /// What the attempt that runs may use (`None`: anything), and the month in which that counts.
+    pub(super) reserved: Option<(Month, Option<u64>)>,
 }
 
 impl Known {
+    pub(super) fn new(id: TaskId, actor: u64, repo: usize, issue: u64, at: At) -> Self {
+        let (attempt, failures, crashes, n_notes, used) = (0, 0, 0, 0, 0);
+        let (cancelling, reported, reserved) = (false, None, None);
+        Self { id, actor, repo, issue, at, attempt, failures, crashes, n_notes, cancelling, reported, used, reserved }
+    }
+
+    /// What an attempt says that it used: a part of what it may, depending on how it ends; or nothing at all.
+    pub(super) fn uses(&self, what: u8) -> Option<u64> {
+        let may = self.reserved.and_then(|(_, may)| may).unwrap_or(600);
+        (what != 3).then(|| may * u64::from(what + 1) / 6)
+    }
+
     pub(super) fn unfinished(&self) -> bool {
         matches!(self.at, At::Queued { .. } | At::Running { .. })
     }
@@ -157,14 +173,15 @@ impl Known {
     }
 }
 
-pub(super) fn report(what: u8, number: u64) -> Report {
-    let finished = |outcome| Report::Finished { outcome, evidence: None };
-    let failed = |code| Report::Failed { failure: Failure::new(code, "It went wrong"), evidence: None };
+pub(super) fn report(what: u8, number: u64, tokens: Option<u64>) -> Report {
+    let used = tokens.map(|input| Usage { tokens: Tokens { input, ..Tokens::default() }, ..Usage::default() });
+    let finished = |outcome| Report::Finished { outcome, evidence: None, used };
+    let failed = |code| Report::Failed { failure: Failure::new(code, "It went wrong"), evidence: None, used };
     match what {
         0 => finished(Outcome::PullRequestOpened { pull_request: pull_request(number) }),
         1 => finished(Outcome::NothingChanged),
         2 => failed(Code::ForgeUnavailable),
         3 => failed(Code::ChecksFailed),
-        _ => Report::Released,
+        _ => Report::Released { used },
     }
 }

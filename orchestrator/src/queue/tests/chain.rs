@@ -128,7 +128,7 @@ async fn what_a_newer_version_wrote_in_our_own_words_is_refused_too() {
     let file = journal_file(room.dir.path());
     let first = frames(&fs::read(&file).unwrap()).pop().unwrap();
     let payload = String::from_utf8(first[FRAME_HEADER_BYTES..].to_vec()).unwrap();
-    let newer = payload.replacen("{\"v\":2,", "{\"v\":99,", 1);
+    let newer = payload.replacen("{\"v\":3,", "{\"v\":99,", 1);
     assert_ne!(newer, payload);
     let mut bytes = fs::read(&file).unwrap()[..SEGMENT_HEADER_BYTES].to_vec();
     frame::encode(&mut bytes, &mut Head::default(), 1, newer.as_bytes());

@@ -146,6 +146,40 @@ async fn one_too_many_of_a_person_is_refused_once_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_was_not_stored_was_told_to_nobody_and_one_that_was_is_not_forgotten() {
+    let (dir, clock) = (TempDir::new().unwrap(), ManualClock::new());
+    let options = QueueOptions { queued_per_actor: 1, segment_bytes: 1, ..clock.options() };
+    let queue = Queue::open(dir.path(), options).unwrap();
+    queue.enqueue(nth(1)).await.unwrap();
+    let blocked = dir.path().join("journal/000003.new");
+    std::os::unix::fs::symlink("/dev/full", &blocked).unwrap();
+    queue.enqueue(nth(2)).await.unwrap_err();
+    fs::remove_file(&blocked).unwrap();
+    let Received::New(refused) = queue.enqueue(nth(2)).await.unwrap() else { panic!("nobody was told yet") };
+
+    // Room again, which a request takes that cannot be stored: so there is room still, and nothing else has changed.
+    let (_, lease) = queue.lease_once(&name("w1")).await.unwrap().unwrap();
+    let blocked = dir.path().join("journal/000005.new");
+    std::os::unix::fs::symlink("/dev/full", &blocked).unwrap();
+    queue.enqueue(nth(3)).await.unwrap_err();
+    fs::remove_file(&blocked).unwrap();
+    queue.report(&lease, Report::Released { used: None }).await.unwrap();
+    assert_eq!(queue.enqueue(nth(4)).await.unwrap(), Received::Known(refused), "told once");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_delays_a_task_by_no_more_than_the_longest_wait_whatever_is_said_of_it_meanwhile() {
+    let mut room = Room::new();
+    let id = room.enqueue(nth(1)).await;
+    let clock = room.clock.clone();
+    room = room.reopened(move |_| clock.advance(-86_400)).await;
+    let again = TaskRequest { dedupe_key: "github:again".parse().unwrap(), ..nth(1) };
+    assert_eq!(room.queue.enqueue(again).await.unwrap(), Received::Known(id), "a note");
+    room.clock.advance(LONGEST_WAIT.num_seconds());
+    assert_eq!(room.lease("w1").await.0.id, id);
+}
+
+#[tokio::test]
 async fn a_worker_gets_the_end_of_the_journal_as_it_was() {
     let room = Room::new();
     room.enqueue(nth(1)).await;
