@@ -12,8 +12,8 @@ use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
-    AgentName, CheckResult, Code, Deliver, Evidence, Failure, MachinePrices, Outcome, Phase, Report, Source, Stage, Task,
-    Timestamp,
+    AgentName, CheckResult, Code, Deliver, Evidence, Failure, MachinePrices, Outcome, Phase, Report, Source, Stage,
+    Task, Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 
