@@ -47,8 +47,12 @@ bring_programs() {
   local missing=()
   have git || missing+=(git)
   have cc || missing+=(gcc libc6-dev)
+  # Signatures of commits are checked by what people check them with.
+  have ssh-keygen || missing+=(openssh-client)
   have curl || missing+=(curl ca-certificates)
   have bash || missing+=(bash)
+  # A repository that is set up for the first time is checked with it.
+  have make || missing+=(make)
   # Newer releases of Debian have the client in a package of its own.
   if ! have dockerd && ! engine_answers; then missing+=(docker.io); fi
   # An engine on a kernel with AppArmor starts no container without its parser.

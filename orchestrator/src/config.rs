@@ -25,7 +25,7 @@ pub use self::{
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 use tasks::{AgentName, Code, Failure, RepoName};
-use workers::{forbidden, sandbox::isolation::Isolation};
+use workers::{forbidden, publish::Via, sandbox::isolation::Isolation};
 
 /// The lowest layer.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -216,6 +216,8 @@ pub struct Worker {
 pub struct Commit {
     pub name: String,
     pub email: String,
+    pub signing_key: Secret,
+    pub via: Via,
 }
 
 /// How the log is written.
@@ -337,6 +339,20 @@ impl Config {
         })
     }
 
+    /// Every key as it is in effect, secrets as the places where they are looked for.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn effective(file: Option<&Path>) -> Result<toml::Value, Failure> {
+        Self::load(file)?;
+        let default = Path::new(DEFAULT_FILE);
+        let file = file.or(default.exists().then_some(default));
+        let own = file.map(std::fs::read_to_string).transpose().map_err(Failure::internal)?.unwrap_or_default();
+        let mut merged: toml::Table = toml::from_str(EXAMPLE).map_err(Failure::internal)?;
+        merge(&mut merged, toml::from_str(&own).map_err(Failure::internal)?);
+        Ok(toml::Value::Table(merged))
+    }
+
     fn parse(text: &str) -> Result<Self, Failure> {
         let bad = |error: toml::de::Error| {
             let message = error.message().lines().next().unwrap_or("it is not TOML").to_owned();
@@ -400,7 +416,8 @@ impl Config {
     /// What no text for people outside may ever show: every secret, and where the data lies on this machine.
     pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
         let github = &self.github;
-        let secrets = [&github.token, &github.app_key, &self.worker.token].into_iter().chain(&github.webhook_secrets);
+        let own = [&github.token, &github.app_key, &self.worker.token, &self.commit.signing_key];
+        let secrets = own.into_iter().chain(&github.webhook_secrets);
         let secrets = secrets.chain(self.models.values().map(|model| &model.key)).chain(self.egress.secrets());
         let secrets = secrets.chain(self.hooks.values().flat_map(|hook| &hook.secrets));
         let slack = &self.slack;
@@ -469,6 +486,8 @@ pub struct Surroundings {
     pub user: String,
     /// The name of this machine; empty when it has none.
     pub host: String,
+    /// A browser could be shown to whoever sits here.
+    pub has_display: bool,
 }
 
 impl Surroundings {
@@ -481,6 +500,8 @@ impl Surroundings {
             no_color: env("NO_COLOR").is_some(),
             user: env("USER").or_else(|| env("LOGNAME")).unwrap_or_else(|| "you".to_owned()),
             host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+            has_display: (env("DISPLAY").is_some() || env("WAYLAND_DISPLAY").is_some() || cfg!(target_os = "macos"))
+                && env("SSH_CONNECTION").is_none(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod queue;
 mod reader;
 pub mod reaper;
 pub mod remote;
+pub mod setup;
 pub mod slack;
 pub mod stale;
 pub mod telemetry;

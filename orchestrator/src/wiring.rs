@@ -20,7 +20,7 @@ use workers::{
         github::{Credentials, GitHubConfig, GitHubForge},
     },
     gpu::{GpuHost, GpuOptions, Gpus},
-    publish::Identity,
+    publish::{CommitSigner, Identity},
     run::Hands,
     sandbox::{
         HostTools, SandboxBackend,
@@ -45,19 +45,26 @@ use crate::{
 /// # Errors
 /// E008 when there are no credentials, E006 when they cannot be used.
 pub fn github(config: &Config) -> Result<Arc<dyn Forge>, Failure> {
+    Ok(Arc::new(github_forge(config)?))
+}
+
+/// GitHub as itself, for what no other forge can be asked.
+///
+/// # Errors
+/// As [`github`].
+pub fn github_forge(config: &Config) -> Result<GitHubForge, Failure> {
     let github = &config.github;
     let credentials = match github.app_id {
         0 => Credentials::Token(github.token.require("github.token")?),
         id => Credentials::App { id, key: github.app_key.require("github.app_key")? },
     };
     let git_url = Some(github.git_url.clone()).filter(|url| !url.is_empty());
-    let forge = GitHubForge::new(GitHubConfig {
+    GitHubForge::new(GitHubConfig {
         api_url: github.api_url.clone(),
         git_url,
         credentials,
         write_pause: github.write_pause.0,
-    })?;
-    Ok(Arc::new(forge))
+    })
 }
 
 /// Slack, where there is a token for it.
@@ -163,7 +170,7 @@ pub async fn hands(
         prices: config.budget.prices.of_machines(),
         mirrors,
         artifacts: data.join("artifacts"),
-        identity: Identity { name: config.commit.name.clone(), email: config.commit.email.clone() },
+        identity: identity(config)?,
         clock: now,
     };
     Ok((Arc::new(hands), why))
@@ -240,6 +247,13 @@ pub fn egress(config: &Config, data: &Path) -> Result<EgressPolicy, Failure> {
     };
     policy.check()?;
     Ok(policy)
+}
+
+/// Who commits, and with which key.
+fn identity(config: &Config) -> Result<Identity, Failure> {
+    let commit = &config.commit;
+    let signer = commit.signing_key.value().map(CommitSigner::new).transpose()?;
+    Ok(Identity { name: commit.name.clone(), email: commit.email.clone(), signer, via: commit.via })
 }
 
 /// All sandboxes of this process, and which kind and why. This process is from now on an owner of sandboxes: what an

@@ -37,6 +37,6 @@ pub use queue::{
 pub use repo::{BranchName, CommitSha, PullRequest, RepoName, TreeSha};
 pub use state::{InvalidTransition, Outcome, Stage, TaskEvent, TaskState, Violation, Wait};
 pub use task::{
-    Actor, AgentName, DedupeKey, Deliver, Instruction, Note, Priority, Resources, Source, Task, TaskId, TaskRequest,
-    Work,
+    Actor, AgentName, BRANCH_PATTERN, DedupeKey, Deliver, Instruction, Note, Priority, Resources, Source, Task, TaskId,
+    TaskRequest, Work,
 };

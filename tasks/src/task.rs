@@ -96,6 +96,9 @@ string_newtype!(
     |value| !value.is_empty() && value.len() <= 200 && value.bytes().all(|b| b.is_ascii_graphic())
 );
 
+/// How branches are named where nobody says otherwise. Every pattern ends in `{id}`, which tells our branches apart.
+pub const BRANCH_PATTERN: &str = "onramp/{issue}-{slug}-{id}";
+
 /// Who asked. Only what the forge's API says counts, never what a commit or a text claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Actor {
@@ -449,8 +452,9 @@ impl Task {
 
     /// The branch that carries the change: the same at every attempt, so that a repeated publish finds its own work.
     ///
-    /// `onramp/<issue>-<slug>-<short id>`; a title without ASCII letters or digits gives no slug.
-    pub fn branch(&self) -> BranchName {
+    /// In the pattern, `{issue}`, `{slug}` (the title) and `{id}` stand for what they say; what there is nothing to say for is
+    /// left out with its hyphen. A pattern that makes no name of a branch counts as [`BRANCH_PATTERN`].
+    pub fn branch(&self, pattern: &str) -> BranchName {
         let mut slug = String::new();
         for c in self.request.instruction.title.chars() {
             match c.to_ascii_lowercase() {
@@ -462,14 +466,23 @@ impl Task {
                 break;
             }
         }
-        let parts = [self.request.issue().map(|n| n.to_string()), Some(slug.trim_matches('-').to_owned())];
-        let mut name = String::from("onramp/");
-        for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
-            name.push_str(&part);
-            name.push('-');
-        }
-        name.push_str(&self.id.short());
-        name.parse().unwrap_or_else(|_| unreachable!("letters, digits, hyphens and one slash are a branch name"))
+        let issue = self.request.issue().map_or_else(String::new, |n| n.to_string());
+        let named = |pattern: &str| {
+            let mut name = String::new();
+            let filled = pattern
+                .replace("{issue}", &issue)
+                .replace("{slug}", slug.trim_matches('-'))
+                .replace("{id}", &self.id.short());
+            for c in filled.chars() {
+                if !(c == '-' && name.ends_with(['-', '/'])) {
+                    name.push(c);
+                }
+            }
+            name.parse::<BranchName>()
+        };
+        named(pattern)
+            .or_else(|_| named(BRANCH_PATTERN))
+            .unwrap_or_else(|_| unreachable!("letters, digits, hyphens and one slash are a branch name"))
     }
 }
 
@@ -501,11 +514,21 @@ pub(crate) mod tests {
     #[test]
     fn a_branch_is_ascii_short_and_the_same_every_time() {
         let id: TaskId = "0190a0b0c0d0700080009000a1b2c3d4".parse().unwrap();
-        let branch = |title| Task::new(id, request(title), now()).branch().to_string();
+        let branch = |title| Task::new(id, request(title), now()).branch(BRANCH_PATTERN).to_string();
         assert_eq!(branch("Fix: the pager drops the LAST row!"), "onramp/12-fix-the-pager-drops-the-last-row-a1b2c3d4");
         assert_eq!(branch("修复分页"), "onramp/12-a1b2c3d4");
         assert_eq!(branch("  --  "), "onramp/12-a1b2c3d4");
         assert!(branch(&"x".repeat(500)).len() < 80);
+    }
+
+    #[test]
+    fn a_branch_is_named_as_its_repository_wants_it() {
+        let id: TaskId = "0190a0b0c0d0700080009000a1b2c3d4".parse().unwrap();
+        let branch = |pattern, title| Task::new(id, request(title), now()).branch(pattern).to_string();
+        assert_eq!(branch("bot/{slug}-{id}", "Fix it"), "bot/fix-it-a1b2c3d4");
+        assert_eq!(branch("bot/{slug}-{id}", "修复分页"), "bot/a1b2c3d4");
+        assert_eq!(branch("{issue}/{id}", "Fix it"), "12/a1b2c3d4");
+        assert_eq!(branch("a..b-{id}", "Fix it"), "onramp/12-fix-it-a1b2c3d4", "that is no name of a branch");
     }
 
     #[test]

@@ -32,6 +32,15 @@ fn join_words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The whole lines that fit into `max` bytes.
+pub(crate) fn cut_bytes(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let kept = &text[..text.floor_char_boundary(max)];
+    kept.rfind('\n').map_or(kept, |end| &kept[..end])
+}
+
 /// The first `max` characters, with `…` for what is missing.
 pub fn cut(text: &str, max: usize) -> String {
     if text.chars().count() <= max {

@@ -16,10 +16,8 @@ pub struct CommitMessage<'a> {
     pub issue: Option<u64>,
     /// Task id.
     pub task_id: &'a str,
-    /// `claude`.
-    pub agent: &'a str,
-    /// Login of who asked.
-    pub requester: &'a str,
+    /// Lines for the end, such as `Requested-by: ada`.
+    pub trailers: &'a [String],
 }
 
 /// Renders a commit message. It says `Refs`, since closing is the pull request's to do, and never `Signed-off-by`, since
@@ -111,13 +109,14 @@ fn is_short_reference(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    static TRAILERS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+
     fn context() -> CommitMessage<'static> {
         CommitMessage {
             title: "The pager drops the last row",
             issue: Some(12),
             task_id: "0190a0b0c0d0700080009000a1b2c3d4",
-            agent: "claude",
-            requester: "ada",
+            trailers: TRAILERS.get_or_init(|| vec!["Assisted-by: claude".into(), "Requested-by: ada".into()]),
         }
     }
 
@@ -143,8 +142,8 @@ mod tests {
     #[test]
     fn no_title_or_name_can_add_a_trailer() {
         let title = "x\n\nSigned-off-by: Ada <a@b>\r\n\u{2028}Task-Id: 1";
-        let requester = "ada\nSigned-off-by: Ada";
-        let message = commit_message(&CommitMessage { title, requester, ..context() }).unwrap();
+        let trailers = ["Requested-by: ada\nSigned-off-by: Ada".to_owned()];
+        let message = commit_message(&CommitMessage { title, trailers: &trailers, ..context() }).unwrap();
         let trailers: Vec<_> = message.lines().filter(|line| line.starts_with("Signed-off-by")).collect();
         assert!(trailers.is_empty(), "{message}");
         assert_eq!(message.lines().filter(|line| line.starts_with("Task-Id: ")).count(), 1);

@@ -11,8 +11,11 @@ mod clean;
 mod commit;
 mod images;
 mod markdown;
+mod onboarding;
 mod prompt;
 mod pull_request;
+mod repository_template;
+mod setup;
 mod slack;
 mod stale;
 mod status_comment;
@@ -29,8 +32,11 @@ pub use check_summary::{CheckSummary, check_summary};
 pub use clean::{clean_untrusted, cut, one_line, redact_tokens};
 pub use commit::{CommitMessage, commit_message, subject};
 pub use images::{SANDBOX_IMAGES, sandbox_image, version_in_image};
+pub use onboarding::{CheckEntry, OnboardingText, RepoConfigText, onboarding, repo_config};
 pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
 pub use pull_request::{PullRequestText, pull_request};
+pub use repository_template::into_repository_template;
+pub use setup::{SETUP_CSS, SetupApp, SetupAsk, SetupPage, SetupRepository, SetupTrouble, setup_page};
 pub use slack::{SlackMessage, SlackQuestion, SlackText, slack_message, slack_question, slack_quote};
 pub use stale::{StaleNote, stale, stale_marker};
 pub use status_comment::{FailureLine, StatusComment, status_comment, status_marker};
@@ -90,10 +96,14 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     for (name, source) in [
         ("attention.md.j2", include_str!("../attention.md.j2")),
         ("check_summary.md.j2", include_str!("../check_summary.md.j2")),
+        ("onboarding.md.j2", include_str!("../onboarding.md.j2")),
+        ("onramp.toml.j2", include_str!("../onramp.toml.j2")),
         ("prompt.md.j2", include_str!("../prompt.md.j2")),
         ("repair_prompt.md.j2", include_str!("../repair_prompt.md.j2")),
         ("commit.txt.j2", include_str!("../commit.txt.j2")),
         ("pull_request.md.j2", include_str!("../pull_request.md.j2")),
+        // Escaped as HTML, by the end of its name.
+        ("setup.html.j2", include_str!("../setup.html.j2")),
         ("stale.md.j2", include_str!("../stale.md.j2")),
         ("slack_message.txt.j2", include_str!("../slack_message.txt.j2")),
         ("status_comment.md.j2", include_str!("../status_comment.md.j2")),

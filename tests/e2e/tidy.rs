@@ -90,6 +90,8 @@ fn a_foreign_crate_is_used_only_in_the_room_that_owns_it() {
         ("minijinja", &["templates"][..]),
         ("sled", &["orchestrator"]),
         ("clap", &["orchestrator"]),
+        ("ssh-key", &["workers"]),
+        ("toml_edit", &["orchestrator"]),
         ("bollard", &["workers"]),
         ("octocrab", &["workers"]),
         ("git2", &["workers", "tests"]),

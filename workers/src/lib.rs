@@ -15,6 +15,7 @@ pub mod forbidden;
 pub mod forge;
 pub mod gpu;
 pub mod local;
+pub mod onboard;
 pub mod patch;
 pub mod policy;
 pub mod progress;

@@ -4,19 +4,26 @@
 //! request is found by its branch. A worker that died between two of these steps is followed by one that finds what is
 //! there and does the rest.
 
+mod by_forge;
 mod check_run;
 mod push;
+mod sign;
+mod template;
 
 pub use check_run::check_run;
 pub(crate) use push::has_trailer;
+pub use sign::CommitSigner;
 
-use tasks::{Code, CommitSha, EgressRecord, Evidence, Failure, Money, Phase, PullRequest, Task, Timestamp, TokenUsage};
+use tasks::{
+    Actor, BranchName, Code, CommitSha, EgressRecord, Evidence, Failure, Money, Phase, PullRequest, Task, Timestamp,
+    TokenUsage,
+};
 
 use crate::{
     checkout::{Base, Mirror, transport::Call},
     egress::{key_of, not_allowed, presets},
     fence::Fence,
-    forge::{Forge, NewPullRequest},
+    forge::{Forge, NewCommit, NewPullRequest},
     repo_config::PullRequestOptions,
     revision::Revision,
     text,
@@ -33,6 +40,21 @@ pub struct Identity {
     pub name: String,
     /// Address.
     pub email: String,
+    /// Who signs what is published; `None`: nobody.
+    pub signer: Option<CommitSigner>,
+    /// Who makes commits.
+    pub via: Via,
+}
+
+/// Who makes the commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// We do, and push it.
+    #[default]
+    Git,
+    /// The forge does, and signs it with its own key.
+    Api,
 }
 
 /// What publishing needs besides the proof.
@@ -69,19 +91,34 @@ pub async fn publish(
     forge: &dyn Forge,
     with: Publication<'_>,
 ) -> Result<(PullRequest, CommitSha), Failure> {
+    publish_as(verified, mirror, forge, &with, |head| body(verified, &with, head)).await
+}
+
+/// The same with other words in the pull request.
+pub(crate) async fn publish_as(
+    verified: &VerifiedPatch,
+    mirror: &Mirror,
+    forge: &dyn Forge,
+    with: &Publication<'_>,
+    body: impl FnOnce(&CommitSha) -> Result<String, Failure> + Send,
+) -> Result<(PullRequest, CommitSha), Failure> {
     let Some(base) = &with.base.branch else {
         let message = "A pull request goes against a branch, and the task started from a commit that is none";
         return Err(Failure::new(Code::BaseNotFound, message).next("Name a branch with --base."));
     };
     let repo = &with.task.request.repo;
-    let branch = with.task.branch();
     let request = &with.task.request;
     let title = templates::subject(&request.instruction.title, request.issue());
-    let head = push(verified, mirror, forge, &with, &title).await?;
+    let (branch, head) = push(verified, mirror, forge, with, &title).await?;
     if let Some(revision) = with.revision {
         return Ok((PullRequest { head: head.clone(), ..revision.pull_request.clone() }, head));
     }
-    let body = body(verified, &with, &head)?;
+    let body = match template::find(mirror, &with.base.commit, &with.options.template).await? {
+        Some(template) => {
+            templates::into_repository_template(&body(&head)?, &template, with.options.section.as_deref())
+        }
+        None => body(&head)?,
+    };
     let new = NewPullRequest {
         repo,
         fence: with.fence,
@@ -103,23 +140,30 @@ async fn push(
     forge: &dyn Forge,
     with: &Publication<'_>,
     title: &str,
-) -> Result<CommitSha, Failure> {
+) -> Result<(BranchName, CommitSha), Failure> {
     let task = with.task.id.to_string();
     let message = templates::commit_message(&templates::CommitMessage {
         title,
         issue: with.task.request.issue(),
         task_id: &task,
-        agent: with.evidence.agent.as_str(),
-        requester: &with.task.request.actor.login,
+        trailers: &trailers(&with.options.trailers, with.evidence.agent.as_str(), &with.task.request.actor),
     })
     .map_err(Failure::internal)?;
+    if with.identity.via == Via::Api
+        && let Some(commit) = by_forge(verified, mirror, forge, with, &message, &task).await?
+    {
+        return Ok(commit);
+    }
     let wanted = push::Push {
-        branch: with.revision.map_or_else(|| with.task.branch(), |revision| revision.pull_request.branch.clone()),
+        branch: with
+            .revision
+            .map_or_else(|| with.task.branch(&with.options.branch), |revision| revision.pull_request.branch.clone()),
         parents: with.revision.map_or_else(|| vec![with.base.commit.clone()], Revision::parents),
         follows: with.revision.map(|revision| revision.pull_request.head.clone()),
         tree: verified.patched().tree().clone(),
         message,
         task,
+        short_id: with.task.id.short(),
         identity: with.identity.clone(),
         now: with.now,
     };
@@ -128,6 +172,38 @@ async fn push(
     let _cancel = call.cancel_on_drop();
     let fence = with.fence.clone();
     mirror.read(move |repo| push::push(repo, &remote, &wanted, &fence, &call)).await
+}
+
+/// `None`: the forge makes no commits.
+async fn by_forge(
+    verified: &VerifiedPatch,
+    mirror: &Mirror,
+    forge: &dyn Forge,
+    with: &Publication<'_>,
+    message: &str,
+    task: &str,
+) -> Result<Option<(BranchName, CommitSha)>, Failure> {
+    let tree = verified.patched().tree();
+    let parents = with.revision.map_or_else(|| vec![with.base.commit.clone()], Revision::parents);
+    let branch = match with.revision {
+        Some(revision) => revision.pull_request.branch.clone(),
+        None => with.task.branch(&with.options.branch),
+    };
+    let (changes_from, changes) = by_forge::changes(mirror, &parents[0], tree).await?;
+    let new = NewCommit {
+        repo: &with.task.request.repo,
+        fence: with.fence,
+        branch: &branch,
+        parents: &parents,
+        follows: with.revision.map(|revision| &revision.pull_request.head),
+        tree,
+        changes_from: &changes_from,
+        changes: &changes,
+        message,
+        task,
+    };
+    let made = forge.commit(new).await?;
+    Ok(made.map(|commit| (branch, commit)))
 }
 
 fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> Result<String, Failure> {
@@ -160,6 +236,19 @@ fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> R
     .map_err(Failure::internal)?;
     let marker = templates::status_marker(&id);
     Ok(if body.contains(&marker) { body } else { format!("{}\n\n{marker}\n", body.trim_end()) })
+}
+
+/// The repository's trailers, filled in. One that needs what nobody knows is left out.
+fn trailers(patterns: &[String], agent: &str, requester: &Actor) -> Vec<String> {
+    let filled = patterns.iter().filter(|pattern| requester.id.is_some() || !pattern.contains("{requester_id}"));
+    let id = requester.id.map_or_else(String::new, |id| id.to_string());
+    filled
+        .map(|pattern| {
+            // In this order nothing that is filled in is taken for a placeholder: ids are digits, and agents letters.
+            let known = pattern.replace("{requester_id}", &id).replace("{agent}", agent);
+            known.replace("{requester}", &templates::one_line(&requester.login))
+        })
+        .collect()
 }
 
 /// `12,345 in, 678 out`; `None`: the agent said nothing.
@@ -214,5 +303,17 @@ mod tests {
         let usage = TokenUsage { input: Some(12_345), output: None, cost_microusd: None };
         assert_eq!(tokens(usage).as_deref(), Some("12,345 in"));
         assert_eq!(tokens(TokenUsage::default()), None);
+    }
+
+    #[test]
+    fn trailers_say_what_is_known_and_nothing_else() {
+        let patterns =
+            ["Assisted-by: {agent}", "Co-authored-by: {requester} <{requester_id}+{requester}@x>"].map(str::to_owned);
+        let ada = Actor { login: "ada".into(), id: Some(7) };
+        assert_eq!(trailers(&patterns, "claude", &ada), ["Assisted-by: claude", "Co-authored-by: ada <7+ada@x>"]);
+        let here = Actor { login: "ada\nSigned-off-by: {agent}".into(), id: None };
+        assert_eq!(trailers(&patterns, "claude", &here), ["Assisted-by: claude"]);
+        let own = ["Requested-by: {requester}".to_owned()];
+        assert_eq!(trailers(&own, "claude", &here), ["Requested-by: ada Signed-off-by: {agent}"], "one line, as it is");
     }
 }

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tasks::{CheckResult, Code, Failure, GpuRequest, Phase};
 
-use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, NetworkTable, PolicyTable};
+use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, NetworkTable, PolicyTable, PullRequestTable};
 pub(crate) use self::values::glob;
 use self::values::{CommandLine, Host};
 pub use self::values::{parse_duration, parse_size};
@@ -131,8 +131,20 @@ impl Draft {
     }
 }
 
+/// Which template for pull requests is respected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PullRequestTemplate {
+    /// The one that the forge would take.
+    #[default]
+    Usual,
+    /// This file.
+    At(String),
+    /// None.
+    None,
+}
+
 /// How pull requests are opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PullRequestOptions {
     /// As a draft.
     pub draft: Draft,
@@ -140,6 +152,28 @@ pub struct PullRequestOptions {
     pub labels: Vec<String>,
     /// Logins to ask for review.
     pub reviewers: Vec<String>,
+    /// The name of its branch, ending in `{id}`.
+    pub branch: String,
+    /// Lines at the end of the commit message, with placeholders.
+    pub trailers: Vec<String>,
+    /// The repository's own template.
+    pub template: PullRequestTemplate,
+    /// The heading in it under which our words go.
+    pub section: Option<String>,
+}
+
+impl Default for PullRequestOptions {
+    fn default() -> Self {
+        Self {
+            draft: Draft::default(),
+            labels: Vec::new(),
+            reviewers: Vec::new(),
+            branch: tasks::BRANCH_PATTERN.to_owned(),
+            trailers: ["Assisted-by: {agent}", "Requested-by: {requester}"].map(str::to_owned).to_vec(),
+            template: PullRequestTemplate::default(),
+            section: None,
+        }
+    }
 }
 
 /// The hosts that may be reached: exact, or `.suffix`. Empty: none at all.
@@ -263,13 +297,23 @@ impl RepoConfig {
             checks,
             limits: limits(&file.limits),
             policy: policy(file.policy),
-            pull_request: PullRequestOptions {
-                draft: file.pull_request.draft.into(),
-                labels: file.pull_request.labels,
-                reviewers: file.pull_request.reviewers,
-            },
+            pull_request: pull_request(file.pull_request),
             network: network(file.network),
         })
+    }
+}
+
+fn pull_request(table: PullRequestTable) -> PullRequestOptions {
+    let PullRequestTable { draft, labels, reviewers, branch, trailers, template, section } = table;
+    let default = PullRequestOptions::default();
+    PullRequestOptions {
+        draft: draft.into(),
+        labels,
+        reviewers,
+        branch: branch.map_or(default.branch, |pattern| pattern.0),
+        trailers: trailers.map_or(default.trailers, |trailers| trailers.into_iter().map(|trailer| trailer.0).collect()),
+        template: template.into(),
+        section,
     }
 }
 

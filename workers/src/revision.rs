@@ -15,7 +15,7 @@ use crate::{
     fence::Fence,
     forge::{Forge, PullRequestNow, Reply},
     patch::{Patch, PatchEntry},
-    publish::Identity,
+    publish::{Identity, Via},
 };
 
 /// The lines that begin a conflict.
@@ -160,7 +160,12 @@ impl Revision {
 /// Written by us for this task.
 fn is_of(commit: &Commit<'_>, task: &str, identity: &Identity) -> bool {
     let message = String::from_utf8_lossy(commit.message_bytes()).into_owned();
-    crate::publish::has_trailer(&message, task) && commit.committer().email_bytes() == identity.email.as_bytes()
+    let is_committer = match identity.via {
+        Via::Git => commit.committer().email_bytes() == identity.email.as_bytes(),
+        // Then the forge is the committer; the trailer names a task that nobody knew of before it ran.
+        Via::Api => true,
+    };
+    is_committer && crate::publish::has_trailer(&message, task)
 }
 
 /// A commit that merges `onto` into `head`, kept in the mirror alone, and the files in conflict, with marks in them.

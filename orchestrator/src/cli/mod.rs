@@ -3,14 +3,17 @@
 mod agent;
 mod audit;
 mod budget;
+mod config;
 mod demo;
 mod doctor;
 mod drill;
 mod explain;
 mod gc;
+mod init;
 mod operate;
 mod run;
 mod serve;
+mod shell;
 mod show;
 mod trigger;
 mod vendors;
@@ -60,6 +63,8 @@ fn parse_backend(text: &str) -> Result<BackendChoice, String> {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
+    /// Connect to GitHub: an app of your own, and a first pull request
+    Init(init::InitArgs),
     /// Show the whole road on a made-up repository: no key, no GitHub, no Docker needed
     Demo(demo::DemoArgs),
     /// Change a repository as asked and print the verified diff
@@ -106,6 +111,13 @@ enum Subcommands {
     },
     /// Print the JSON Schema of `.onramp.toml`
     Schema,
+    /// Look at the configuration: whether it can be used, what each key means
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the man page, or write one for each command into a directory
+    Man(shell::ManArgs),
 }
 
 /// What every command gets.
@@ -140,7 +152,10 @@ pub async fn main() -> ExitCode {
 
 /// The configuration, with what the command line says on top.
 fn configured(global: &Global) -> Result<Config, Failure> {
-    let mut config = Config::load(global.config.as_deref())?;
+    configured_with(global, Config::load(global.config.as_deref())?)
+}
+
+fn configured_with(global: &Global, mut config: Config) -> Result<Config, Failure> {
     if let Some(dir) = &global.data_dir {
         config.data_dir.clone_from(dir);
     }
@@ -162,6 +177,13 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         }
         // It looks at a configuration that cannot be used, too.
         Subcommands::Doctor(args) => return doctor::doctor(args, configured(&cli.global), &surroundings).await,
+        Subcommands::Init(args) => {
+            telemetry::init(LogFormat::Text, "warn")?;
+            return init::init(&cli.global, args, surroundings, colour).await;
+        }
+        Subcommands::Config(command) => return config::config(&cli.global, command),
+        Subcommands::Completions(args) => return shell::completions(&args),
+        Subcommands::Man(args) => return shell::man(&args),
         Subcommands::Demo(_)
         | Subcommands::Run(_)
         | Subcommands::Gc(_)
@@ -204,6 +226,13 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Vendors(args) => vendors::vendors(&setting, args),
         Subcommands::ExitDrill(args) => drill::drill(setting, args).await,
-        Subcommands::Doctor(_) | Subcommands::Explain { .. } | Subcommands::Presets | Subcommands::Schema => Ok(0),
+        Subcommands::Init(_)
+        | Subcommands::Config(_)
+        | Subcommands::Completions(_)
+        | Subcommands::Man(_)
+        | Subcommands::Doctor(_)
+        | Subcommands::Explain { .. }
+        | Subcommands::Presets
+        | Subcommands::Schema => Ok(0),
     }
 }

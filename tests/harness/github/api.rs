@@ -4,7 +4,7 @@ use axum::http::header;
 use serde_json::{Value, json};
 
 use super::{
-    Call, apps, checks, history, json, pulls,
+    Call, apps, checks, history, json, objects, pulls, setup,
     state::{Permission, Repository, State, Token, now},
     talk,
 };
@@ -161,6 +161,9 @@ fn route(state: &mut State, call: &Call) -> Answer {
     let path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(super::percent_decoded).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
 
+    if let ("POST", ["app-manifests", code, "conversions"]) = (call.method.as_str(), path.as_slice()) {
+        return setup::convert(state, code);
+    }
     let bearer = call.header(header::AUTHORIZATION);
     let bearer = bearer.strip_prefix("Bearer ").or_else(|| bearer.strip_prefix("token ")).unwrap_or_default();
     if bearer.matches('.').count() == 2 {
@@ -305,6 +308,12 @@ fn in_repository(at: &mut InRepository<'_>, path: &[&str]) -> Answer {
             talk::react(at, format!("issues/comments/{id}"))
         }
         ("GET", ["commits", of, "check-runs"]) => checks::runs_of(at, of),
+        ("GET", ["commits", of]) => objects::one_commit(at, of),
+        ("POST", ["git", "blobs"]) => objects::blob(at),
+        ("POST", ["git", "trees"]) => objects::tree(at),
+        ("POST", ["git", "commits"]) => objects::commit(at),
+        ("POST", ["git", "refs"]) => objects::create_reference(at),
+        ("PATCH", ["git", "refs", "heads", branch @ ..]) => objects::update_reference(at, &branch.join("/")),
         ("POST", ["check-runs"]) => checks::create(at),
         ("POST", ["check-runs", id, "rerequest"]) => checks::run_again(at, id),
         ("DELETE", ["git", "refs", "heads", branch @ ..]) => {

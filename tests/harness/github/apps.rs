@@ -102,6 +102,7 @@ pub(super) fn answer(state: &mut State, call: &Call, path: &[&str]) -> Answer {
         }))),
         ("GET", ["app", "hook", "deliveries"]) => Ok(history::deliveries(state)),
         ("POST", ["app", "hook", "deliveries", id, "attempts"]) => history::attempt(state, id),
+        ("GET", ["app", "installations"]) if installed_on.is_empty() => Ok(Reply::ok(json!([]))),
         ("GET", ["app", "installations"]) => Ok(Reply::ok(json!([describe(state, installation)]))),
         ("GET", ["app", "installations", id]) if *id == installation.to_string() => {
             Ok(Reply::ok(describe(state, installation)))

@@ -14,7 +14,9 @@ mod faults;
 mod git_http;
 mod history;
 mod json;
+mod objects;
 mod pulls;
+mod setup;
 mod state;
 mod talk;
 
@@ -153,6 +155,18 @@ impl GitHub {
         key
     }
 
+    /// Installs the app that was made on these repositories, as its owner does on the app's page.
+    ///
+    /// # Panics
+    /// When nobody made one.
+    pub fn install(&self, repos: &[&str]) -> &Self {
+        let mut state = self.server.state();
+        let ids = repos.iter().map(|name| state.repository(name).id).collect();
+        state.app.as_mut().expect("an app was made").installed_on = ids;
+        drop(state);
+        self
+    }
+
     /// Opens an issue.
     pub fn issue(&self, repo: &str, title: &str, body: &str, author: &str) -> u64 {
         self.server.state().add_issue(repo, title, body, author)
@@ -208,6 +222,12 @@ impl GitHub {
     /// Lets everything go that is held, and from now on nothing is held.
     pub fn release(&self) -> &Self {
         self.server.released.send_replace(true);
+        self
+    }
+
+    /// From now on texts that are sent for a tree get other line ends: a forge that means well.
+    pub fn mangle_trees(&self) -> &Self {
+        self.server.state().mangles_trees = true;
         self
     }
 
@@ -306,6 +326,11 @@ impl GitHub {
         self.server.state().comments_of(repo, issue).cloned().collect()
     }
 
+    /// Every manifest of an app that was posted.
+    pub fn manifests(&self) -> Vec<serde_json::Value> {
+        self.server.state().setup.manifests.clone()
+    }
+
     /// Every request until now, in order of arrival.
     pub fn requests(&self) -> Vec<Recorded> {
         self.server.state().requests.clone()
@@ -398,6 +423,9 @@ async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Respons
 }
 
 async fn answer(server: &Server, call: &Call) -> Response {
+    if let Some(page) = setup::page(server, call) {
+        return page;
+    }
     match git_http::Exchange::of(call) {
         Some(exchange) => git_http::answer(server, &exchange, call).await,
         None => {

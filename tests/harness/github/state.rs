@@ -9,7 +9,7 @@ use std::{
 use axum::http::Method;
 use bytes::Bytes;
 
-use super::{apps::App, bare::Bare, checks::Checks, faults::Faults, history::History, talk::Talk};
+use super::{apps::App, bare::Bare, checks::Checks, faults::Faults, history::History, setup::Setup, talk::Talk};
 
 /// What a person may do in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +187,8 @@ pub(super) struct State {
     pub(super) checks: Checks,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) app: Option<App>,
+    pub(super) setup: Setup,
+    pub(super) mangles_trees: bool,
     pub(super) faults: Faults,
     pub(super) requests: Vec<Recorded>,
     /// What GitHub's own description of its API has against them.
@@ -211,6 +213,8 @@ impl State {
             checks: Checks::default(),
             tokens: HashMap::new(),
             app: None,
+            setup: Setup::default(),
+            mangles_trees: false,
             faults: Faults::default(),
             requests: Vec::new(),
             objections: Vec::new(),

@@ -7,7 +7,7 @@ pub mod none;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName, Timestamp};
+use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName, Timestamp, TreeSha};
 
 use crate::{checkout::Remote, fence::Fence};
 
@@ -47,6 +47,42 @@ pub struct NewPullRequest<'a> {
     pub labels: &'a [String],
     /// Logins to ask for review.
     pub reviewers: &'a [String],
+}
+
+/// A commit that the forge is to make itself, so that it signs it.
+#[derive(Debug)]
+pub struct NewCommit<'a> {
+    /// Where.
+    pub repo: &'a RepoName,
+    /// Asked before the branch is set.
+    pub fence: &'a Fence,
+    /// The branch.
+    pub branch: &'a BranchName,
+    /// What the commit follows.
+    pub parents: &'a [CommitSha],
+    /// What has to be on the branch before, where it is a pull request that gets one commit more.
+    pub follows: Option<&'a CommitSha>,
+    /// The verified tree.
+    pub tree: &'a TreeSha,
+    /// The tree that `changes` start from.
+    pub changes_from: &'a TreeSha,
+    /// The way to `tree`.
+    pub changes: &'a [TreeChange],
+    /// Whole, with its trailers.
+    pub message: &'a str,
+    /// The task's id.
+    pub task: &'a str,
+}
+
+/// One file that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeChange {
+    /// The path.
+    pub path: Vec<u8>,
+    /// `100644`, `100755` or `120000`.
+    pub mode: &'static str,
+    /// Its blob's id and bytes; `None`: it is gone.
+    pub now: Option<(String, Vec<u8>)>,
 }
 
 /// What people see at once of what becomes of their wish.
@@ -238,6 +274,11 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// Who is called `login` now and what they may do, asked live: for people that another program names. `None`: they
     /// have nothing to do with the repository, or the forge has no accounts.
     async fn collaborator(&self, _repo: &RepoName, _login: &str) -> Result<Option<(Actor, Permission)>, Failure> {
+        Ok(None)
+    }
+    /// Makes a commit of its own on the branch, signed by the forge. `None`: this forge makes none, and commits are pushed.
+    /// Key: the branch and the task's id.
+    async fn commit(&self, _new: NewCommit<'_>) -> Result<Option<CommitSha>, Failure> {
         Ok(None)
     }
     /// Finds the open pull request of the branch, else opens it; title and body of a found one are brought up to date.

@@ -40,27 +40,31 @@ pub(super) struct Push {
     pub(super) message: String,
     /// The task's id.
     pub(super) task: String,
+    /// What the name of each of its branches ends in.
+    pub(super) short_id: String,
     pub(super) identity: Identity,
     pub(super) now: Timestamp,
 }
 
-/// Makes sure that the branch holds the tree on its base, in a commit of this task. Key: the branch and the task's id.
+/// Makes sure that the branch holds the tree on its base, in a commit of this task. Key: the task's id, in the commit and at
+/// the end of the branch's name; so a branch of this task is found even when branches were named otherwise in between.
 pub(super) fn push(
     repo: &Repository,
     remote: &Remote,
     push: &Push,
     fence: &Fence,
     call: &Arc<Call>,
-) -> Result<CommitSha, Failure> {
+) -> Result<(BranchName, CommitSha), Failure> {
     let mut sent = None;
-    match call.enter(|| attempt(repo, remote, push, fence, call, &mut sent)) {
-        Ok(commit) => Ok(commit_sha(commit)),
+    let mut push = push.clone();
+    match call.enter(|| attempt(repo, remote, &mut push, fence, call, &mut sent)) {
+        Ok(commit) => Ok((push.branch, commit_sha(commit))),
         Err(failure) => {
             // The answer may be what was lost, and not the push.
             let again = Call::new(call.token(), PUSH_TIMEOUT);
             let now_there = again.enter(|| branch_head(repo, remote, &push.branch, &again));
             match (sent, now_there) {
-                (Some(sent), Ok(Some(there))) if sent == there => Ok(commit_sha(sent)),
+                (Some(sent), Ok(Some(there))) if sent == there => Ok((push.branch, commit_sha(sent))),
                 (Some(_) | None, Ok(_) | Err(_)) => Err(failure),
             }
         }
@@ -70,16 +74,22 @@ pub(super) fn push(
 fn attempt(
     repo: &Repository,
     remote: &Remote,
-    push: &Push,
+    push: &mut Push,
     fence: &Fence,
     call: &Arc<Call>,
     sent: &mut Option<Oid>,
 ) -> Result<Oid, Failure> {
+    let early = |error: git2::Error, push: &Push| failure(&error, remote, push, call);
+    let mut handle = repo.remote_anonymous(&remote.url).map_err(|error| early(error, push))?;
+    let connected = handle.connect_auth(Direction::Push, Some(callbacks(call)), None);
+    let mut connection = connected.map_err(|error| early(error, push))?;
+    let heads = connection.list().map_err(|error| early(error, push))?;
+    if let Some(branch) = earlier_branch(repo, remote, push, heads, call) {
+        push.branch = branch;
+    }
+    let push = &*push;
     let failed = |error: git2::Error| failure(&error, remote, push, call);
     let target = format!("refs/heads/{}", push.branch);
-    let mut handle = repo.remote_anonymous(&remote.url).map_err(failed)?;
-    let mut connection = handle.connect_auth(Direction::Push, Some(callbacks(call)), None).map_err(failed)?;
-    let heads = connection.list().map_err(failed)?;
     let there = heads.iter().find(|head| head.name() == target).map(git2::RemoteHead::oid);
     let force = match there {
         None if push.follows.is_some() => return Err(foreign(push)),
@@ -115,6 +125,27 @@ fn attempt(
         None => Ok(commit),
         Some(reason) => Err(rejection(push, &reason, &call.said())),
     }
+}
+
+/// The branch of this task, where an earlier attempt named it otherwise.
+fn earlier_branch(
+    repo: &Repository,
+    remote: &Remote,
+    push: &Push,
+    heads: &[git2::RemoteHead<'_>],
+    call: &Arc<Call>,
+) -> Option<BranchName> {
+    let branch_of = |head: &git2::RemoteHead<'_>| head.name().strip_prefix("refs/heads/").map(str::to_owned);
+    let is_there = heads.iter().any(|head| branch_of(head).as_deref() == Some(push.branch.as_str()));
+    if is_there || push.follows.is_some() {
+        return None;
+    }
+    let candidates = heads.iter().filter_map(|head| Some((branch_of(head)?, head.oid())));
+    candidates.filter(|(name, _)| name.ends_with(&push.short_id)).find_map(|(name, there)| {
+        let branch: BranchName = name.parse().ok()?;
+        let as_named = Push { branch: branch.clone(), ..push.clone() };
+        own_commit(repo, remote, &as_named, there, call).is_ok().then_some(branch)
+    })
 }
 
 /// Whose commit is on the branch already, if it is one of ours.
@@ -165,11 +196,18 @@ fn commit(repo: &Repository, push: &Push) -> Result<Oid, Failure> {
     })?;
     let tree = oid(push.tree.as_str())?;
     let parents = push.parents.iter().map(|parent| oid(parent.as_str())).collect::<Result<Vec<_>, _>>()?;
-    let commit = || {
+    let content = || -> Result<String, git2::Error> {
         let parents = parents.iter().map(|parent| repo.find_commit(*parent)).collect::<Result<Vec<_>, _>>()?;
-        repo.commit(None, &who, &who, &message, &repo.find_tree(tree)?, &parents.iter().collect::<Vec<_>>())
+        let (tree, parents) = (repo.find_tree(tree)?, parents.iter().collect::<Vec<_>>());
+        let content = repo.commit_create_buffer(&who, &who, &message, &tree, &parents)?;
+        Ok(String::from_utf8_lossy(&content).into_owned())
     };
-    commit().map_err(Failure::internal)
+    let content = content().map_err(Failure::internal)?;
+    let written = match &push.identity.signer {
+        Some(signer) => repo.commit_signed(&content, &signer.sign(content.as_bytes())?, None),
+        None => repo.odb().and_then(|odb| odb.write(git2::ObjectType::Commit, content.as_bytes())),
+    };
+    written.map_err(Failure::internal)
 }
 
 fn fetch_branch(repo: &Repository, remote: &Remote, push: &Push, call: &Arc<Call>) -> Result<(), Failure> {
@@ -232,7 +270,7 @@ fn failure(error: &git2::Error, remote: &Remote, push: &Push, call: &Call) -> Fa
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
-    use super::*;
+    use super::{super::Via, *};
     use crate::{
         checkout::{
             Mirror,
@@ -268,7 +306,13 @@ mod tests {
                 tree: "0".repeat(40).parse().unwrap(),
                 message: "Fix it\n\nFixes: #1\n".into(),
                 task: "0190a0b0c0d0700080009000a1b2c3d4".into(),
-                identity: Identity { name: "Onramp".into(), email: "onramp@example.org".into() },
+                short_id: "a1b2c3d4".into(),
+                identity: Identity {
+                    name: "Onramp".into(),
+                    email: "onramp@example.org".into(),
+                    signer: None,
+                    via: Via::Git,
+                },
                 now: Timestamp::from_timestamp(1_790_000_000, 0).unwrap(),
             };
             let mut road = Self { scratch, remote, mirror, push };
@@ -290,7 +334,7 @@ mod tests {
         async fn push_behind(&self, fence: Fence) -> Result<CommitSha, Failure> {
             let (remote, wanted) = (self.remote.clone(), self.push.clone());
             let call = Call::new(remote.token.clone(), PUSH_TIMEOUT);
-            self.mirror.read(move |repo| push(repo, &remote, &wanted, &fence, &call)).await
+            self.mirror.read(move |repo| push(repo, &remote, &wanted, &fence, &call)).await.map(|(_, commit)| commit)
         }
 
         fn at_forge(&self, args: &[&str]) -> String {
@@ -358,6 +402,54 @@ mod tests {
             assert_eq!(road.head(), second.as_str());
             assert_eq!(road.at_forge(&["rev-parse", &format!("{second}^")]), road.push.parents[0].as_str());
         }
+    }
+
+    #[tokio::test]
+    async fn a_branch_of_the_task_is_found_again_however_branches_are_named_by_now() {
+        let mut road = Road::new(with_token()).await;
+        let first = road.push().await.unwrap();
+        let named = std::mem::replace(&mut road.push.branch, "bot/fix-a1b2c3d4".parse().unwrap());
+        assert_eq!(road.push().await.unwrap(), first);
+        assert_eq!(road.at_forge(&["branch", "--list", "*a1b2c3d4"]).trim(), named.as_str());
+        // What only looks like it is left alone.
+        road.push.task = "0190a0b0c0d0700080009000b1b2c3d4".into();
+        assert_ne!(road.push().await.unwrap(), first);
+        assert_eq!(road.head(), road.at_forge(&["rev-parse", "bot/fix-a1b2c3d4"]));
+    }
+
+    #[tokio::test]
+    async fn a_signed_commit_is_verified_by_git_itself_and_only_under_the_right_key() {
+        let mut road = Road::new(with_token()).await;
+        let keys = tempfile::tempdir().unwrap();
+        let key = super::super::sign::tests::fresh_key(keys.path(), &["-t", "ed25519", "-N", ""]);
+        let signer = super::super::CommitSigner::new(&key.clone().into()).unwrap();
+        let allowed = keys.path().join("allowed");
+        fs::write(&allowed, format!("onramp@example.org {}\n", signer.public_key().unwrap())).unwrap();
+        road.push.identity.signer = Some(signer);
+        let commit = road.push().await.unwrap();
+        let verify = |allowed: &std::path::Path| {
+            let file = format!("gpg.ssh.allowedSignersFile={}", allowed.display());
+            let args = ["-c", "gpg.format=ssh", "-c", &file, "verify-commit", commit.as_str()];
+            crate::checkout::fixture::try_git(&road.scratch.dir.path().join("web.git"), &args, b"")
+        };
+        let (code, _, said) = verify(&allowed);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("Good \"git\" signature for onramp@example.org with ED25519 key"), "{said}");
+        let text = road.at_forge(&["cat-file", "commit", commit.as_str()]);
+        assert!(text.contains("\ngpgsig -----BEGIN SSH SIGNATURE-----\n "), "{text}");
+        assert_eq!(road.at_forge(&["fsck", "--full", "--strict"]), "");
+        // Somebody else's key is no such proof.
+        let other = super::super::sign::tests::fresh_key(keys.path(), &["-t", "ed25519", "-N", ""]);
+        let other = super::super::CommitSigner::new(&other.into()).unwrap().public_key().unwrap();
+        fs::write(&allowed, format!("onramp@example.org {other}\n")).unwrap();
+        assert_ne!(verify(&allowed).0, Some(0));
+        // Nothing of the key came into the mirror.
+        let line = key.lines().nth(2).unwrap();
+        let found = std::process::Command::new("grep").args(["-r", line]).arg(road.mirror.path()).output().unwrap();
+        assert!(found.stdout.is_empty());
+        // Signed anew it would be another commit; the same tree stays what it is.
+        road.push.now += chrono::Duration::hours(1);
+        assert_eq!(road.push().await.unwrap(), commit);
     }
 
     #[tokio::test]

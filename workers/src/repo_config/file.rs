@@ -9,8 +9,11 @@ use tasks::GpuRequest;
 use toml::Spanned;
 
 use super::{
-    Draft,
-    values::{CheckName, CommandLine, Host, PathGlob, SandboxSize, Size, Time, VariableName, cpus, gpu, in_range},
+    Draft, PullRequestTemplate,
+    values::{
+        BranchPattern, CheckName, CommandLine, FilePath, Host, PathGlob, SandboxSize, Size, Time, Trailer,
+        VariableName, cpus, gpu, in_range,
+    },
 };
 
 /// How Onramp works on this repository. Read from the base branch only, never from a change.
@@ -199,6 +202,43 @@ pub(super) struct PullRequestTable {
     /// Logins to ask for review.
     #[serde(default)]
     pub(super) reviewers: Vec<String>,
+    /// How its branch is named: {issue}, {slug} (the title) and {id}, which has to be its end. Default
+    /// "onramp/{issue}-{slug}-{id}".
+    pub(super) branch: Option<BranchPattern>,
+    /// Lines at the end of the commit message, besides Task-Id: {agent}, {requester} and {requester_id} are filled in; a
+    /// line that needs an id where there is none is left out. Default ["Assisted-by: {agent}", "Requested-by: {requester}"].
+    pub(super) trailers: Option<Vec<Trailer>>,
+    /// The repository's own template, which goes behind Onramp's words: true (where the forge looks for it), false (none),
+    /// or its path. Default true.
+    #[serde(default)]
+    pub(super) template: TemplateValue,
+    /// The heading in that template under which Onramp's words go instead, such as "Description". A line
+    /// <!-- onramp --> in the template says so too.
+    pub(super) section: Option<String>,
+}
+
+/// `true`, `false` or a path.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "template is true, false or the path of a file in this repository")]
+pub(super) enum TemplateValue {
+    Usual(bool),
+    At(FilePath),
+}
+
+impl Default for TemplateValue {
+    fn default() -> Self {
+        Self::Usual(true)
+    }
+}
+
+impl From<TemplateValue> for PullRequestTemplate {
+    fn from(value: TemplateValue) -> Self {
+        match value {
+            TemplateValue::Usual(true) => Self::Usual,
+            TemplateValue::Usual(false) => Self::None,
+            TemplateValue::At(path) => Self::At(path.0),
+        }
+    }
 }
 
 /// `true`, `false` or `"unverified"`.

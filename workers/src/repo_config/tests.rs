@@ -74,6 +74,10 @@ binaries = true
 draft = true
 labels = ["bot"]
 reviewers = ["ada"]
+branch = "bot/{slug}-{id}"
+trailers = ["Co-authored-by: {requester} <{requester_id}+{requester}@users.noreply.github.com>"]
+template = "docs/pr.md"
+section = "Description"
 [network]
 allow = ["Example.com", ".example.org"]
 "#,
@@ -108,7 +112,32 @@ allow = ["Example.com", ".example.org"]
         (&config.pull_request.labels[..], &config.pull_request.reviewers[..]),
         (&["bot".into()][..], &["ada".into()][..])
     );
+    let PullRequestOptions { branch, trailers, template, section, .. } = &config.pull_request;
+    assert_eq!((branch.as_str(), trailers.len(), section.as_deref()), ("bot/{slug}-{id}", 1, Some("Description")));
+    assert_eq!(*template, PullRequestTemplate::At("docs/pr.md".into()));
     assert_eq!(config.network.allow, ["example.com", ".example.org"]);
+}
+
+#[test]
+fn names_of_branches_and_trailers_are_checked_and_nobody_is_signed_off_for() {
+    for (line, part) in [
+        ("branch = \"bot/{slug}\"", "does not end in {id}"),
+        ("branch = \"bot/{title}-{id}\"", "{issue}, {slug}, {id}"),
+        ("branch = \"-x/{id}\"", "makes no name of a branch"),
+        ("branch = \"a b/{id}\"", "makes no name of a branch"),
+        ("branch = \"bot/{slug-{id}\"", "has {slug-{id}"),
+        ("trailers = [\"signed-off-BY: {requester} <a@b>\"]", "only a person can sign off"),
+        ("trailers = [\"Task-Id: 1\"]", "by itself"),
+        ("trailers = [\"Requested-by\"]", "Name: value"),
+        ("trailers = [\"A: b\\nSigned-off-by: c\"]", "on one line"),
+        ("trailers = [\"A: {email}\"]", "{agent}, {requester}, {requester_id}"),
+        ("template = 5", "template is true, false or the path"),
+        ("template = \"../x\"", "template is true, false or the path"),
+    ] {
+        let failure = RepoConfig::load(Some(format!("{CHECK}[pull_request]\n{line}\n").as_bytes()), &[]).unwrap_err();
+        let shown = format!("{} {}", failure.message, failure.detail.unwrap_or_default());
+        assert!(shown.contains(part), "{line}: {shown}");
+    }
 }
 
 #[test]

@@ -174,6 +174,65 @@ text_value!(
 );
 
 text_value!(
+    /// A line at the end of a commit message.
+    Trailer(String), "a trailer such as \"Requested-by: {requester}\"", r"^[A-Za-z][A-Za-z0-9-]*: \S", |text| {
+        let Some((name, value)) = text.split_once(": ") else {
+            return Err(format!("{text:?} is not a trailer; write \"Name: value\""));
+        };
+        let is_name = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !is_name || value.trim().is_empty() || text.contains(char::is_control) || text.chars().count() > 200 {
+            return Err(format!("{text:?} is not a trailer; write \"Name: value\" on one line of at most 200 characters"));
+        }
+        if name.eq_ignore_ascii_case("signed-off-by") {
+            return Err("only a person can sign off; take this trailer out".to_owned());
+        }
+        if name.eq_ignore_ascii_case("task-id") {
+            return Err("Task-Id is written by itself, always; take this trailer out".to_owned());
+        }
+        known_placeholders(text, &["agent", "requester", "requester_id"])
+    }
+);
+
+text_value!(
+    /// How branches are named.
+    BranchPattern(String), "a pattern such as \"onramp/{issue}-{slug}-{id}\"", r"^[A-Za-z0-9][A-Za-z0-9._/{}-]*\{id\}$", |text| {
+        if !text.ends_with("{id}") {
+            return Err(format!("{text:?} does not end in {{id}}, by which Onramp knows its own branches again"));
+        }
+        let text = known_placeholders(text, &["issue", "slug", "id"])?;
+        let sample = text.replace("{issue}", "1").replace("{slug}", "x").replace("{id}", "a1b2c3d4");
+        let is_plain = sample.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b)) && sample.len() <= 100;
+        match sample.parse::<tasks::BranchName>() {
+            Ok(_) if is_plain => Ok(text),
+            _ => Err(format!("{text:?} makes no name of a branch; use letters, digits and ._/- around the placeholders")),
+        }
+    }
+);
+
+text_value!(
+    /// A file of the repository.
+    FilePath(String), "the path of a file", r"^[^/]", |text| {
+        let is_path = !text.starts_with('/') && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if is_path { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a path from the top of the repository")) }
+    }
+);
+
+/// Refuses `{word}` for every other word.
+fn known_placeholders(text: &str, known: &[&str]) -> Result<String, String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('{') {
+        let (word, after) = after.split_once('}').ok_or_else(|| format!("{text:?} has a {{ without its }}"))?;
+        if !known.contains(&word) {
+            let known: Vec<_> = known.iter().map(|word| format!("{{{word}}}")).collect();
+            return Err(format!("{text:?} has {{{word}}}; what can stand there is {}", known.join(", ")));
+        }
+        rest = after;
+    }
+    Ok(text.to_owned())
+}
+
+text_value!(
     /// A glob over paths of the repository.
     PathGlob(String), "a glob such as \"src/**\"", r"^[^/]", |text| {
         if let Some(stem) = text.strip_prefix('/').or_else(|| text.strip_prefix("./")) {

@@ -43,6 +43,8 @@ pub(super) enum Bearer {
     Token(SecretString),
     /// The app itself: a JWT, made anew for each request.
     App(AppAuth),
+    /// Nothing: for what GitHub answers to whoever knows the address.
+    Nobody,
 }
 
 /// GitHub as one set of credentials sees it.
@@ -93,6 +95,7 @@ impl Api {
                 builder.personal_token(token)
             }
             Bearer::App(AppAuth { app_id, key }) => builder.app(app_id, key),
+            Bearer::Nobody => builder,
         };
         // Redirects are left to the client's own layer, which keeps credentials from other hosts.
         let http = reqwest::Client::builder()

@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use octocrab::{EncodingKey, auth::AppAuth, models::AppId};
+use octocrab::{auth::AppAuth, models::AppId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,6 +18,8 @@ use super::{
     account::Account,
     api::{Api, Bearer, LazyApi, Line, pages},
     errors::Trouble,
+    key::app_key,
+    setup::Installed,
 };
 
 /// A token is not used any more when it is about to expire: a push has to end with the token that it began with.
@@ -33,7 +34,7 @@ pub enum Credentials {
     App {
         /// The app's id.
         id: u64,
-        /// Its private key: PEM (PKCS#1 or PKCS#8) with real or `\n`-escaped line ends, or base64 of that PEM.
+        /// Its private key, PKCS#1 or PKCS#8: PEM with real or `\n`-escaped line ends, or base64 of PEM or DER.
         key: SecretString,
     },
 }
@@ -194,10 +195,10 @@ impl Access {
         }
     }
 
-    /// The repositories that were opened to this app; `None` where that cannot be asked.
-    pub(super) async fn repositories(&self, line: &Line) -> Result<Option<Vec<RepoName>>, Failure> {
+    /// Where this app was installed; `None` where that cannot be asked.
+    pub(super) async fn installed(&self, line: &Line) -> Result<Option<Vec<Installed>>, Failure> {
         let Self::App(app) = self else { return Ok(None) };
-        app.repositories(line).await.map(Some)
+        app.installed(line).await.map(Some)
     }
 }
 
@@ -226,6 +227,14 @@ struct Installation {
     id: u64,
     #[serde(default)]
     permissions: BTreeMap<String, String>,
+    /// Whose repositories.
+    account: Option<Owner>,
+    suspended_at: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Deserialize)]
+struct Owner {
+    login: String,
 }
 
 #[derive(Deserialize)]
@@ -302,8 +311,8 @@ impl App {
         Ok(place)
     }
 
-    /// Every repository of every installation.
-    async fn repositories(&self, line: &Line) -> Result<Vec<RepoName>, Failure> {
+    /// Every installation with its repositories; one that its owner suspended has none.
+    async fn installed(&self, line: &Line) -> Result<Vec<Installed>, Failure> {
         #[derive(Deserialize)]
         struct Page {
             repositories: Vec<Named>,
@@ -317,12 +326,21 @@ impl App {
         let installations = pages::<Installation, _>(&itself, "/app/installations", |page| page).await;
         let mut found = Vec::new();
         for installation in installations.map_err(failure)? {
-            let everything = json!({"permissions": {"metadata": "read"}});
-            let (token, _) = mint(&itself, installation.id, &everything, "listing repositories").await?;
-            let api = Api::new(line, Bearer::Token(token), self.account(installation.id, line))?;
-            let listed = pages(&api, "/installation/repositories", |page: Page| page.repositories).await;
-            found.extend(listed.map_err(failure)?.into_iter().map(|named| named.full_name));
-            let _ended = api.delete("/installation/token").await;
+            let Installation { id, account, suspended_at, .. } = installation;
+            let mut installed = Installed {
+                account: account.map(|account| account.login).unwrap_or_default(),
+                is_suspended: suspended_at.is_some(),
+                repositories: Vec::new(),
+            };
+            if !installed.is_suspended {
+                let everything = json!({"permissions": {"metadata": "read"}});
+                let (token, _) = mint(&itself, id, &everything, "listing repositories").await?;
+                let api = Api::new(line, Bearer::Token(token), self.account(id, line))?;
+                let listed = pages(&api, "/installation/repositories", |page: Page| page.repositories).await;
+                installed.repositories = listed.map_err(failure)?.into_iter().map(|named| named.full_name).collect();
+                let _ended = api.delete("/installation/token").await;
+            }
+            found.push(installed);
         }
         Ok(found)
     }
@@ -380,73 +398,5 @@ fn usable_token(token: &SecretString) -> Result<SecretString, Failure> {
             wrong("more than one word, or has characters that no token has")
         }
         token => Ok(token.to_owned().into()),
-    }
-}
-
-/// The app's private key from whatever a person pasted.
-fn app_key(pasted: &SecretString) -> Result<EncodingKey, Failure> {
-    let pasted = pasted.expose_secret().trim().trim_matches(['"', '\'']).trim();
-    if pasted.is_empty() {
-        return Err(Failure::new(Code::MissingSecret, "The private key of the GitHub App is empty"));
-    }
-    let wrong = |what: &str| {
-        Failure::new(Code::ForgeAuth, format!("What stands in place of the GitHub App's private key is {what}"))
-            .next("Make a private key on the app's page under General, and give the whole downloaded .pem file.")
-    };
-    let pem = match pasted.contains("-----BEGIN") {
-        true => pasted.replace("\\r", "").replace("\\n", "\n"),
-        false => unwrapped(pasted).ok_or_else(|| wrong(what_it_is(pasted)))?,
-    };
-    let (label, body) = armoured(&pem).ok_or_else(|| wrong("cut off: its END line is missing"))?;
-    match label {
-        "RSA PRIVATE KEY" | "PRIVATE KEY" => {}
-        "PUBLIC KEY" | "RSA PUBLIC KEY" => return Err(wrong("a public key")),
-        "CERTIFICATE" => return Err(wrong("a certificate")),
-        "OPENSSH PRIVATE KEY" => return Err(wrong("an SSH key")),
-        "EC PRIVATE KEY" => return Err(wrong("a key for elliptic curves; GitHub's are RSA keys")),
-        "ENCRYPTED PRIVATE KEY" => return Err(wrong("a key that is locked with a password")),
-        _ => return Err(wrong("not a private key")),
-    }
-    let broken = || wrong("damaged: its lines are not a private RSA key");
-    let lines: Vec<_> = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    let pem = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"));
-    let key = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| broken())?;
-    // The key is only read as one when something is signed with it.
-    let probe = AppAuth { app_id: AppId(0), key: key.clone() };
-    probe.generate_bearer_token().map_err(|_| broken())?;
-    Ok(key)
-}
-
-/// The PEM in a base64 wrapping.
-fn unwrapped(pasted: &str) -> Option<String> {
-    let compact: String = pasted.split_whitespace().collect();
-    let pem = String::from_utf8(STANDARD.decode(compact).ok()?).ok()?;
-    pem.contains("-----BEGIN").then_some(pem)
-}
-
-/// Label and base64 of a PEM text, however its lines were broken.
-fn armoured(pem: &str) -> Option<(&str, String)> {
-    let (_, rest) = pem.split_once("-----BEGIN ")?;
-    let (label, rest) = rest.split_once("-----")?;
-    let (body, _) = rest.split_once("-----END ")?;
-    Some((label, body.split_whitespace().collect()))
-}
-
-/// A guess at what was pasted, for the sentence that says so. Never quotes it.
-fn what_it_is(pasted: &str) -> &'static str {
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| pasted.starts_with(prefix));
-    let is_hex = pasted.len() >= 20 && pasted.bytes().all(|b| b.is_ascii_hexdigit());
-    match pasted {
-        _ if starts(&["ghp_", "gho_", "ghu_", "ghs_", "github_pat_"]) => {
-            "a token; configure it as the token, without an app id"
-        }
-        _ if starts(&["SHA256:"]) => "the fingerprint of a key",
-        _ if starts(&["Iv1.", "Iv23"]) => "the app's client id",
-        _ if starts(&["ssh-"]) => "a public SSH key",
-        _ if is_hex => "the app's client secret or webhook secret",
-        _ if pasted.len() < 300 && (pasted.ends_with(".pem") || starts(&["/", "~/", "./"])) => {
-            "the path of a file, not its content"
-        }
-        _ => "no PEM text: it has no BEGIN line",
     }
 }

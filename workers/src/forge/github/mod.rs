@@ -10,12 +10,15 @@ mod auth;
 mod branches;
 mod checks;
 mod comments;
+mod commits;
 mod decorate;
 mod discussion;
 mod errors;
+mod key;
 mod missed;
 mod news;
 mod pulls;
+mod setup;
 mod talk;
 
 use std::{
@@ -31,14 +34,17 @@ use serde::Deserialize;
 use tasks::{Actor, BranchName, Code, CommitSha, Failure, PullRequest, RepoName, Timestamp};
 use tokio::sync::OnceCell;
 
-pub use self::auth::Credentials;
 use self::{
     api::{Api, Line},
     auth::{Access, Own, Pass, Purse, Role},
 };
+pub use self::{
+    auth::Credentials,
+    setup::{AppItself, AppManifest, Installed, NewApp, app_of_manifest, web_url},
+};
 use super::{
-    CheckRun, FailedCheck, Forge, LineComment, Missed, NewPullRequest, News, Permission, PullRequestNow, ReactTo,
-    Reaction, Reply, Said, Wanted,
+    CheckRun, FailedCheck, Forge, LineComment, Missed, NewCommit, NewPullRequest, News, Permission, PullRequestNow,
+    ReactTo, Reaction, Reply, Said, Wanted,
 };
 use crate::{checkout::Remote, fence::Fence};
 
@@ -235,6 +241,10 @@ impl Forge for GitHubForge {
         Ok(found.map(|(id, permission)| (Actor { login: login.to_owned(), id: Some(id) }, permission)))
     }
 
+    async fn commit(&self, new: NewCommit<'_>) -> Result<Option<CommitSha>, Failure> {
+        commits::commit(&self.reach(new.repo).await?, self.own().await?, &new).await.map(Some)
+    }
+
     async fn pull_request(&self, new: NewPullRequest<'_>) -> Result<PullRequest, Failure> {
         pulls::find_or_open(&self.reach(new.repo).await?, &new).await
     }
@@ -298,7 +308,8 @@ impl Forge for GitHubForge {
     }
 
     async fn repositories(&self) -> Result<Option<Vec<RepoName>>, Failure> {
-        self.shared.access.repositories(&self.line).await
+        let installed = self.shared.access.installed(&self.line).await?;
+        Ok(installed.map(|installed| installed.into_iter().flat_map(|one| one.repositories).collect()))
     }
 
     async fn news(&self, repo: &RepoName, wanted: Wanted<'_>) -> Result<News, Failure> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
+    rand::SystemRandom,
     rsa::{KeyPair, KeySize},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair},
 };
 use axum::{
     body::{Body, Bytes},
@@ -867,6 +869,12 @@ fn a_key_is_understood_however_it_was_pasted() {
             pem.replace('\n', " "),
             STANDARD.encode(pem),
             armour("x", pem.as_bytes()).lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>().join("\n"),
+            // The lines between BEGIN and END alone, which is base64 of DER.
+            pem.lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>().join("\n"),
+            pem.lines().filter(|line| !line.starts_with('-')).collect::<String>(),
+            format!("\u{feff}{pem}"),
+            format!("Here it is:\n{pem}\nregards"),
+            pem.replace("=\n", "\n"),
         ] {
             Access::new(app(&pasted), &line()).unwrap_or_else(|failure| panic!("{failure}: {pasted}"));
         }
@@ -882,6 +890,10 @@ fn a_wrong_paste_is_named_and_never_quoted() {
     let good = pem();
     let damaged = armour("PRIVATE KEY", &key_der()[..700]);
     let armoured = |label: &str| armour(label, b"whatever");
+    let elliptic = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
+    let elliptic = elliptic.as_ref().to_vec();
+    let ed25519: Pkcs8V1Der<'_> = Ed25519KeyPair::generate().unwrap().as_der().unwrap();
+    let ed25519 = ed25519.as_ref().to_vec();
     let cases = [
         (String::new(), "empty"),
         ("  \n".into(), "empty"),
@@ -900,8 +912,26 @@ fn a_wrong_paste_is_named_and_never_quoted() {
         (armoured("EC PRIVATE KEY"), "elliptic curves"),
         (armoured("ENCRYPTED PRIVATE KEY"), "locked with a password"),
         (armoured("PRIVATE KEY"), "damaged"),
-        (damaged, "damaged"),
+        (damaged, "cut off"),
         (good.replace('M', "!"), "damaged"),
+        (good.lines().enumerate().filter(|(n, _)| *n != 7).map(|(_, line)| format!("{line}\n")).collect(), "cut off"),
+        (good.lines().skip(1).collect::<Vec<_>>().join("\n"), "BEGIN line is missing"),
+        (armour("PRIVATE KEY", &elliptic), "elliptic curves"),
+        (armour("PRIVATE KEY", &ed25519), "an Ed25519 key"),
+        (STANDARD.encode(&elliptic), "no PEM text"),
+        (
+            good.replacen("-----\n", "-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n", 1)
+                .replace(" PRIVATE", " RSA PRIVATE"),
+            "locked with a password",
+        ),
+        (armoured("CERTIFICATE REQUEST"), "request for a certificate"),
+        (armoured("DSA PRIVATE KEY"), "a DSA key"),
+        (armoured("PGP PRIVATE KEY BLOCK"), "a key of PGP"),
+        ("PuTTY-User-Key-File-3: ssh-rsa\ncanary".into(), "PuTTY"),
+        ("https://github.com/settings/apps/canary".into(), "an address"),
+        ("file:/run/secrets/canary".into(), "the name of a place"),
+        ("4711".into(), "a number"),
+        ("canary-Wh3n-in-doubt!".into(), "such as a webhook secret"),
     ];
     for (pasted, named) in cases {
         let failure = Access::new(app(&pasted), &line()).err().unwrap_or_else(|| panic!("taken for a key: {pasted:?}"));
