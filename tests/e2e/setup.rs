@@ -182,6 +182,8 @@ async fn one_button_makes_an_app_and_the_next_one_a_pull_request_with_measured_c
     assert!(!github.good_tokens().iter().any(|token| token["contents"] == "write"), "what may push was taken back");
     assert!(!said.contains("canary") && !said.contains("PRIVATE KEY"), "{said}");
 
+    assert_eq!(github.objections(), [""; 0], "every request is one that GitHub describes");
+
     // Asked for again from the command line, it is the same one.
     let (code, out, said) = Program::run(dir.path(), &["init", "repo", REPO]).end();
     assert_eq!((code, github.pulls().len()), (Some(0), 1), "{said}");

@@ -405,7 +405,7 @@ async fn serve(Shared(server): Shared<Arc<Server>>, request: Request) -> Respons
     let query = Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default();
     let call = Call { method: parts.method, path: parts.uri.path().to_owned(), query, headers: parts.headers, body };
 
-    if git_http::Exchange::of(&call).is_none() {
+    if git_http::Exchange::of(&call).is_none() && !setup::is_page(&call) {
         let mut state = server.state();
         let path = call.path.strip_prefix(&state.prefix).unwrap_or(&call.path).to_owned();
         state.objections.extend(contract::objections(&call.method, &path, &call.query, &call.body));

@@ -34,11 +34,16 @@ pub(super) struct Setup {
     codes: Vec<(String, usize)>,
 }
 
-/// The answer to a browser, where it is one that a page of GitHub gives.
-pub(super) fn page(server: &Server, call: &Call) -> Option<Response> {
+/// Whether it is a browser that asks, and not a program.
+pub(super) fn is_page(call: &Call) -> bool {
     let is_form = faults::matches("/settings/apps/new", &call.path)
         || faults::matches("/organizations/*/settings/apps/new", &call.path);
-    (is_form && call.method == axum::http::Method::POST).then(|| match accept(&mut server.state(), call) {
+    is_form && call.method == axum::http::Method::POST
+}
+
+/// The answer to a browser, where it is one that a page of GitHub gives.
+pub(super) fn page(server: &Server, call: &Call) -> Option<Response> {
+    is_page(call).then(|| match accept(&mut server.state(), call) {
         // The page on which a person says yes is left out: this one always does.
         Ok(back) => (StatusCode::FOUND, [(header::LOCATION, back)]).into_response(),
         Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
