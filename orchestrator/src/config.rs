@@ -7,6 +7,7 @@ mod budget;
 mod egress;
 mod hooks;
 mod pulls;
+mod rules;
 mod values;
 
 use std::{
@@ -20,12 +21,13 @@ pub use self::{
     egress::{Egress, Model, Registry, SetupSecret},
     hooks::Hook,
     pulls::{Pulls, Stale},
+    rules::Evidence,
     values::{Period, Size},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 use tasks::{AgentName, Code, Failure, RepoName};
-use workers::{forbidden, publish::Via, sandbox::isolation::Isolation};
+use workers::{forbidden, policy::OperatorPolicy, publish::Via, repo_config::TierTable, sandbox::isolation::Isolation};
 
 /// The lowest layer.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -54,6 +56,10 @@ pub struct Config {
     pub egress: Egress,
     pub worker: Worker,
     pub commit: Commit,
+    pub policy: OperatorPolicy,
+    #[serde(rename = "tier")]
+    pub tiers: Vec<TierTable>,
+    pub evidence: Evidence,
     pub log: Log,
 }
 
@@ -371,6 +377,7 @@ impl Config {
     /// What no single value can show.
     fn cross_check(&self) -> Result<(), Failure> {
         let Self { sandbox, pool, bases, .. } = self;
+        self.operator()?;
         let bad = |message: String| Err(Failure::new(Code::BadConfig, message));
         self.budget.check()?;
         if pool.min_warm > pool.max_warm {
@@ -416,7 +423,7 @@ impl Config {
     /// What no text for people outside may ever show: every secret, and where the data lies on this machine.
     pub fn hidden(&self, data: &Path) -> Vec<SecretString> {
         let github = &self.github;
-        let own = [&github.token, &github.app_key, &self.worker.token, &self.commit.signing_key];
+        let own = [&github.token, &github.app_key, &self.worker.token, &self.commit.signing_key, &self.evidence.key];
         let secrets = own.into_iter().chain(&github.webhook_secrets);
         let secrets = secrets.chain(self.models.values().map(|model| &model.key)).chain(self.egress.secrets());
         let secrets = secrets.chain(self.hooks.values().flat_map(|hook| &hook.secrets));

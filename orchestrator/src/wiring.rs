@@ -11,6 +11,7 @@ use tasks::{Code, Failure, Limit, Priority, RepoName, TaskRequest};
 use workers::{
     agent::Agents,
     base::{Bases, BasesOptions},
+    bundle::Signer,
     egress::{
         EgressPolicy, Fallback, Key, ModelProviders, Path as ModelPath, Patience, Prices, Provider, Registry,
         SetupSecret,
@@ -170,6 +171,8 @@ pub async fn hands(
         prices: config.budget.prices.of_machines(),
         mirrors,
         artifacts: data.join("artifacts"),
+        operator: config.operator()?,
+        signer: Arc::new(Signer::open(config.evidence.key.value(), &data)?),
         identity: identity(config)?,
         clock: now,
     };

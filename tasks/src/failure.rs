@@ -143,6 +143,8 @@ codes! {
     PolicyRejected = "E030", Verification, 3, "Change the request, or allow the path or size under [policy] in `.onramp.toml` on the base branch.";
     /// The change holds something that cannot be carried exactly: a device, a nested repository, an evil name.
     PatchRefused = "E031", Verification, 3, "The path is named above; ask the agent not to create it.";
+    /// The text is no patch that can be put on its base.
+    BadPatch = "E032", Verification, 2, "Make it with `git diff` against the base named above, or name a range of commits such as main..topic instead.";
     /// A required check failed on the change, in a clean sandbox, after the last round.
     ChecksFailed = "E040", Verification, 3, "The end of each failed check's output is shown; the diff is kept and can be taken over by hand.";
     /// No checks are configured and none could be detected, so nothing could be verified.
@@ -183,6 +185,10 @@ codes! {
     TooManyQueued = "E073", Budget, 7, "Ask again when some of them have ended, or raise [queue] queued_per_actor in the configuration.";
     /// A repository, a person, a team or all together have used what they may use this month.
     OverBudget = "E074", Budget, 7, "See `onramp budget`; raise the limit under [budget] in the configuration, or wait for the next month, then `onramp requeue` it.";
+    /// The signed statement about a change does not hold.
+    EvidenceBroken = "E080", Verification, 3, "Do not trust the change that it is about: take the statement from the pull request anew, and ask who changed it.";
+    /// The key of signed statements cannot be used, or none was given to hold a statement against.
+    EvidenceKey = "E081", Configuration, 4, "Give the public key with --key, as `onramp evidence key` shows it where the statement was signed.";
     /// A defect in Onramp itself.
     Internal = "E099", Infrastructure, 1, "Please report it with the lines above; the task's artifacts are kept.";
 }

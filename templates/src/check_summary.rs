@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{CheckLine, Output, RenderError, render};
+use crate::{BundleText, CheckLine, FindingLine, Output, RenderError, render};
 
 /// How much of an output a failed check shows.
 const TAIL_LINES: usize = 40;
@@ -19,6 +19,10 @@ pub struct CheckSummary<'a> {
     pub sandbox: &'a str,
     /// The tree that they ran on.
     pub tree: &'a str,
+    /// What policy found.
+    pub findings: Vec<FindingLine<'a>>,
+    /// The signed statement about the commit, unless it is too large to stand here.
+    pub bundle: Option<BundleText<'a>>,
 }
 
 /// Renders it.
@@ -52,9 +56,15 @@ mod tests {
             tail,
         };
         let checks = vec![line("answer", true, "fine"), line("lint", false, "a.rs:1: long")];
-        let context = CheckSummary { checks, checks_from: ".onramp.toml", sandbox: "docker", tree: "abc" };
+        let message = "`Makefile` decides what is installed or run by a build.";
+        let findings = vec![FindingLine { rule: "build_file", action: "ask", path: "Makefile", message }];
+        let bundle = Some(BundleText { sha256: "ab", key: "cd", text: "{\"payloadType\":\"x\"}" });
+        let context =
+            CheckSummary { checks, checks_from: ".onramp.toml", sandbox: "docker", tree: "abc", findings, bundle };
         let text = check_summary(&context).unwrap();
         assert_eq!(text.matches("| 41 s |").count(), 2, "{text}");
+        assert!(text.contains("- `build_file` (ask): `Makefile` decides"), "{text}");
+        assert!(text.contains("\n{\"payloadType\":\"x\"}\n"), "{text}");
         assert!(text.contains("a.rs:1: long") && !text.contains("fine"), "{text}");
         assert_eq!(text.matches("test.sh \\| tee x").count(), 2, "a bar in a cell is escaped: {text}");
     }

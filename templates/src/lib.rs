@@ -34,7 +34,7 @@ pub use commit::{CommitMessage, commit_message, subject};
 pub use images::{SANDBOX_IMAGES, sandbox_image, version_in_image};
 pub use onboarding::{CheckEntry, OnboardingText, RepoConfigText, onboarding, repo_config};
 pub use prompt::{Prompt, RepairPrompt, prompt, repair_prompt};
-pub use pull_request::{PullRequestText, pull_request};
+pub use pull_request::{BundleText, FindingLine, PullRequestText, TierLine, pull_request};
 pub use repository_template::into_repository_template;
 pub use setup::{SETUP_CSS, SetupApp, SetupAsk, SetupPage, SetupRepository, SetupTrouble, setup_page};
 pub use slack::{SlackMessage, SlackQuestion, SlackText, slack_message, slack_question, slack_quote};

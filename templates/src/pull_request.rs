@@ -16,6 +16,11 @@ const MAX_HOSTS: usize = 5;
 /// Outputs that are shown, those of failed checks first.
 const MAX_OUTPUTS: usize = 20;
 const TAIL_LINES: usize = 40;
+/// Findings that are named without unfolding, and with it.
+const MAX_ASKS: usize = 5;
+const MAX_FINDINGS: usize = 40;
+/// A larger statement is only named; it lies with the artifacts.
+const MAX_BUNDLE_BYTES: usize = 24_000;
 
 /// The pull request.
 #[derive(Debug, Serialize)]
@@ -64,6 +69,47 @@ pub struct PullRequestText<'a> {
     pub blocked_hosts: Vec<&'a str>,
     /// The lines of `.onramp.toml` that would allow them, as far as it can.
     pub allow_lines: Vec<String>,
+    /// The tier of risk, where there is one.
+    pub tier: Option<TierLine<'a>>,
+    /// What policy found, in the order in which it was found.
+    pub findings: Vec<FindingLine<'a>>,
+    /// The signed statement, where one was made.
+    pub bundle: Option<BundleText<'a>>,
+}
+
+/// The tier of risk.
+#[derive(Debug, Clone, Serialize)]
+pub struct TierLine<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The reasons.
+    pub because: String,
+    /// How many people are to approve; 0: it says nothing of it.
+    pub approvals: u32,
+}
+
+/// Something that policy found.
+#[derive(Debug, Clone, Serialize)]
+pub struct FindingLine<'a> {
+    /// The rule: `build_file`.
+    pub rule: &'a str,
+    /// `ask` or `note`.
+    pub action: &'a str,
+    /// The path; empty: none.
+    pub path: &'a str,
+    /// What was found.
+    pub message: &'a str,
+}
+
+/// The signed statement.
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleText<'a> {
+    /// SHA-256 of its file.
+    pub sha256: &'a str,
+    /// The id of the key.
+    pub key: &'a str,
+    /// One line of JSON.
+    pub text: &'a str,
 }
 
 /// What the template sees besides.
@@ -80,6 +126,13 @@ struct View<'a> {
     outputs: Vec<Output<'a>>,
     hosts: &'a [&'a str],
     n_more_hosts: usize,
+    /// Findings that ask, seen; all of them, folded.
+    asks: Vec<&'a FindingLine<'a>>,
+    n_more_asks: usize,
+    all_findings: Vec<&'a FindingLine<'a>>,
+    n_more_findings: usize,
+    /// The statement is small enough to stand in the text.
+    shows_bundle: bool,
     asked_by: String,
 }
 
@@ -98,6 +151,8 @@ pub fn pull_request(context: &PullRequestText<'_>) -> Result<String, RenderError
     let more_rows = rows.split_off(rows.len().min(MAX_ROWS));
 
     let hosts = &context.blocked_hosts[..context.blocked_hosts.len().min(MAX_HOSTS)];
+    let (asks, _): (Vec<_>, Vec<_>) = context.findings.iter().partition(|finding| finding.action == "ask");
+    let n_asks = asks.len();
     let mut view = View {
         given: context,
         seen,
@@ -107,6 +162,11 @@ pub fn pull_request(context: &PullRequestText<'_>) -> Result<String, RenderError
         outputs: Vec::new(),
         hosts,
         n_more_hosts: context.blocked_hosts.len() - hosts.len(),
+        asks: asks.into_iter().take(MAX_ASKS).collect(),
+        n_more_asks: n_asks.saturating_sub(MAX_ASKS),
+        all_findings: context.findings.iter().take(MAX_FINDINGS).collect(),
+        n_more_findings: context.findings.len().saturating_sub(MAX_FINDINGS),
+        shows_bundle: context.bundle.as_ref().is_some_and(|bundle| bundle.text.len() <= MAX_BUNDLE_BYTES),
         asked_by: markdown::requester(context.requester, context.issue.is_some()),
     };
     let mut max_bytes = 16_000;
@@ -182,6 +242,18 @@ pub(crate) mod tests {
             cost: None,
             blocked_hosts: vec!["evil.example"],
             allow_lines: vec!["allow = [\"evil.example\"]".into()],
+            tier: None,
+            findings: vec![],
+            bundle: None,
+        }
+    }
+
+    fn ask(path: &'static str) -> FindingLine<'static> {
+        FindingLine {
+            rule: "new_dependency",
+            action: "ask",
+            path,
+            message: "`Cargo.toml` adds a dependency: `left-pad 0.1`.",
         }
     }
 
@@ -283,11 +355,68 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_needs_a_look_is_named_and_what_proves_it_is_folded() {
+        let note = FindingLine { rule: "binary", action: "note", path: "a.png", message: "`a.png` is a binary file." };
+        let context = PullRequestText {
+            checks: vec![passed_check()],
+            blocked_hosts: vec![],
+            tier: Some(TierLine { name: "high", because: "`src/auth/x.rs` is in `src/auth/**`".into(), approvals: 2 }),
+            findings: vec![ask("Cargo.toml"), note],
+            bundle: Some(BundleText { sha256: "ab12", key: "cd34", text: "{\"payloadType\":\"x\"}" }),
+            ..context()
+        };
+        let body = pull_request(&context).unwrap();
+        let from = body.find("**Risk**").unwrap();
+        let to = body.find("<sub>").unwrap();
+        insta::assert_snapshot!(body[from..to].trim_end(), @r#"
+        **Risk** `high`: `src/auth/x.rs` is in `src/auth/**`. Wants 2 approvals.
+
+        **Needs your look**: `new_dependency` in `Cargo.toml`.
+
+        <details><summary>What policy found</summary>
+
+        - `new_dependency` (ask): `Cargo.toml` adds a dependency: `left-pad 0.1`.
+        - `binary` (note): `a.png` is a binary file.
+
+        </details>
+
+        <details><summary>Output of the checks (the end of each)</summary>
+
+        `test`
+
+        ```text
+        running 214 tests
+        test result: ok. 214 passed
+        ```
+
+        </details>
+
+        <details><summary>Signed statement about this pull request</summary>
+
+        SHA-256 `ab12`, signed with the key `cd34`. Checked offline: `gh pr view --json body --jq .body | onramp evidence verify - --repo . --key KEY`
+
+        ```json
+        {"payloadType":"x"}
+        ```
+
+        </details>
+        "#);
+        let large = "x".repeat(MAX_BUNDLE_BYTES + 1);
+        let context = PullRequestText { bundle: Some(BundleText { sha256: "ab", key: "cd", text: &large }), ..context };
+        assert!(!pull_request(&context).unwrap().contains(&large));
+    }
+
+    #[test]
     fn at_most_25_lines_are_seen_whatever_comes() {
         let checks = (0..30).map(|n| if n % 2 == 0 { passed_check() } else { failed_check() }).collect();
         let blocked_hosts = vec!["a.example"; 40];
         let summary = "- line\n".repeat(200);
-        let body = pull_request(&PullRequestText { checks, blocked_hosts, summary: Some(&summary), ..context() });
+        let findings = vec![ask("a"); 300];
+        let text = "{".repeat(MAX_BUNDLE_BYTES);
+        let bundle = Some(BundleText { sha256: "ab", key: "cd", text: &text });
+        let tier = Some(TierLine { name: "high", because: "x".into(), approvals: 1 });
+        let context = PullRequestText { findings, bundle, tier, ..context() };
+        let body = pull_request(&PullRequestText { checks, blocked_hosts, summary: Some(&summary), ..context });
         let body = body.unwrap();
         assert!(visible_lines(&body) <= 25, "{} lines:\n{body}", visible_lines(&body));
         assert!(body.starts_with("Fixes #12\n"));

@@ -9,6 +9,7 @@ mod bases;
 mod checks;
 mod door;
 mod egress;
+mod gates;
 mod gpu;
 mod hooks;
 mod limits;

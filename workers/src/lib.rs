@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod base;
+pub mod bundle;
 pub mod checkout;
 pub mod doctor;
 pub mod egress;
@@ -24,6 +25,7 @@ pub mod publish;
 pub mod remote;
 pub mod repo_config;
 pub mod revision;
+pub mod risk;
 pub mod run;
 pub mod sandbox;
 pub mod text;

@@ -99,7 +99,8 @@ impl LocalCheckout {
     }
 }
 
-fn open(path: &Path) -> Result<Repository, Failure> {
+/// Opens the repository that holds a path.
+pub(crate) fn open(path: &Path) -> Result<Repository, Failure> {
     let not_a_repository =
         || Failure::new(Code::NotARepository, format!("{} is not in a git repository", path.display()));
     let none: [&Path; 0] = [];

@@ -14,6 +14,7 @@ mod diff;
 mod extract;
 mod ignored;
 pub(crate) mod names;
+mod text;
 pub(crate) mod tree;
 
 use std::sync::Arc;

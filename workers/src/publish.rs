@@ -15,11 +15,12 @@ pub(crate) use push::has_trailer;
 pub use sign::CommitSigner;
 
 use tasks::{
-    Actor, BranchName, Code, CommitSha, EgressRecord, Evidence, Failure, Money, Phase, PullRequest, Task, Timestamp,
-    TokenUsage,
+    Actor, BranchName, Code, CommitSha, EgressRecord, Evidence, Failure, Finding, Money, Phase, PullRequest, Task,
+    Timestamp, TokenUsage,
 };
 
 use crate::{
+    bundle::Bundle,
     checkout::{Base, Mirror, transport::Call},
     egress::{key_of, not_allowed, presets},
     fence::Fence,
@@ -57,6 +58,9 @@ pub enum Via {
     Api,
 }
 
+/// Makes the signed statement about a commit.
+pub type Seal<'a> = dyn Fn(Option<&CommitSha>) -> Result<Bundle, Failure> + Sync + 'a;
+
 /// What publishing needs besides the proof.
 pub struct Publication<'a> {
     /// The task; its branch and id are the idempotency keys.
@@ -90,11 +94,25 @@ pub async fn publish(
     mirror: &Mirror,
     forge: &dyn Forge,
     with: Publication<'_>,
-) -> Result<(PullRequest, CommitSha), Failure> {
-    publish_as(verified, mirror, forge, &with, |head| body(verified, &with, head)).await
+    seal: &Seal<'_>,
+) -> Result<(PullRequest, CommitSha, Bundle), Failure> {
+    let mut sealed = None;
+    let body = |head: &CommitSha| {
+        let bundle = seal(Some(head))?;
+        let body = body(verified, &with, head, &bundle)?;
+        sealed = Some(bundle);
+        Ok(body)
+    };
+    let (pull_request, head) = publish_as(verified, mirror, forge, &with, body).await?;
+    // A pull request that only gets one commit more keeps its body.
+    let bundle = match sealed {
+        Some(bundle) => bundle,
+        None => seal(Some(&head))?,
+    };
+    Ok((pull_request, head, bundle))
 }
 
-/// The same with other words in the pull request.
+/// The same with other words in the pull request, and nothing signed.
 pub(crate) async fn publish_as(
     verified: &VerifiedPatch,
     mirror: &Mirror,
@@ -106,6 +124,10 @@ pub(crate) async fn publish_as(
         let message = "A pull request goes against a branch, and the task started from a commit that is none";
         return Err(Failure::new(Code::BaseNotFound, message).next("Name a branch with --base."));
     };
+    // The types say so already; this says it of the record.
+    if with.evidence.tree != *verified.patched().tree() {
+        return Err(Failure::internal("the evidence is about another tree than the one that was verified"));
+    }
     let repo = &with.task.request.repo;
     let request = &with.task.request;
     let title = templates::subject(&request.instruction.title, request.issue());
@@ -206,7 +228,12 @@ async fn by_forge(
     Ok(made.map(|commit| (branch, commit)))
 }
 
-fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> Result<String, Failure> {
+fn body(
+    verified: &VerifiedPatch,
+    with: &Publication<'_>,
+    head: &CommitSha,
+    bundle: &Bundle,
+) -> Result<String, Failure> {
     let (task, evidence) = (with.task, with.evidence);
     let id = task.id.to_string();
     let body = templates::pull_request(&templates::PullRequestText {
@@ -232,6 +259,13 @@ fn body(verified: &VerifiedPatch, with: &Publication<'_>, head: &CommitSha) -> R
         cost: cost(evidence),
         blocked_hosts: evidence.blocked_hosts.iter().map(String::as_str).collect(),
         allow_lines: evidence.egress.as_ref().map(allow_lines).unwrap_or_default(),
+        tier: evidence.tier.as_ref().map(|tier| templates::TierLine {
+            name: &tier.name,
+            because: tier.because.join(", "),
+            approvals: tier.approvals,
+        }),
+        findings: evidence.findings.iter().map(finding_line).collect(),
+        bundle: Some(bundle_text(bundle)),
     })
     .map_err(Failure::internal)?;
     let marker = templates::status_marker(&id);
@@ -249,6 +283,19 @@ fn trailers(patterns: &[String], agent: &str, requester: &Actor) -> Vec<String> 
             known.replace("{requester}", &templates::one_line(&requester.login))
         })
         .collect()
+}
+
+fn bundle_text(bundle: &Bundle) -> templates::BundleText<'_> {
+    templates::BundleText { sha256: &bundle.digest.sha256, key: &bundle.digest.key, text: bundle.text.trim_end() }
+}
+
+fn finding_line(finding: &Finding) -> templates::FindingLine<'_> {
+    templates::FindingLine {
+        rule: &finding.rule,
+        action: finding.action.word(),
+        path: finding.path.as_deref().unwrap_or_default(),
+        message: &finding.message,
+    }
 }
 
 /// `12,345 in, 678 out`; `None`: the agent said nothing.

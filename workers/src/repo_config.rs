@@ -6,20 +6,26 @@
 
 mod detect;
 mod file;
+mod tiers;
 mod values;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tasks::{CheckResult, Code, Failure, GpuRequest, Phase};
+use tasks::{Action, AgentName, CheckResult, Code, Failure, Finding, GpuRequest, Money, Phase};
 
-use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, NetworkTable, PolicyTable, PullRequestTable};
-pub(crate) use self::values::glob;
+use self::file::{CheckGpu, ConfigFile, EnvironmentTable, LimitsTable, NetworkTable, PullRequestTable};
 use self::values::{CommandLine, Host};
-pub use self::values::{parse_duration, parse_size};
+pub(crate) use self::values::{glob, in_range};
+pub use self::{
+    file::TierTable,
+    tiers::{Terms, Tier, operator_tiers},
+    values::{PathGlob, Size, Unprotect, parse_duration, parse_size},
+};
 use crate::{
     egress::presets,
+    policy::{OperatorPolicy, Policy, PolicyTable},
     sandbox::{Limits, TreeFile},
-    toml_problem::{TomlProblem, did_you_mean},
+    toml_problem::TomlProblem,
 };
 
 /// The name of the file.
@@ -36,8 +42,16 @@ pub struct RepoConfig {
     pub checks: Vec<Check>,
     /// Limits.
     pub limits: TaskLimits,
-    /// Policy.
+    /// What the repository itself says of policy.
+    pub own_policy: PolicyTable,
+    /// What a patch may touch: the operator's word and the repository's.
     pub policy: Policy,
+    /// Tiers of risk, the lowest first; the operator's come last.
+    pub tiers: Vec<Tier>,
+    /// The agent that a tier of risk chose.
+    pub agent: Option<AgentName>,
+    /// The model that a tier of risk chose.
+    pub model: Option<String>,
     /// Pull request options.
     pub pull_request: PullRequestOptions,
     /// Hosts that setup, agent and checks may reach.
@@ -89,23 +103,10 @@ pub struct TaskLimits {
     pub idle: Duration,
     /// Rounds: agent, then checks. At least 1.
     pub rounds: u32,
+    /// No further round begins when the agent has used so much.
+    pub budget: Option<Money>,
     /// Limits of each sandbox.
     pub sandbox: Limits,
-}
-
-/// What a patch may touch.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Globs that no patch may touch.
-    pub protected: Vec<String>,
-    /// When not empty: globs outside of which no patch may touch anything.
-    pub allowed: Vec<String>,
-    /// Files.
-    pub max_files: usize,
-    /// Bytes of all new contents.
-    pub max_bytes: u64,
-    /// Whether binary files may be added or changed.
-    pub binaries: bool,
 }
 
 /// Which pull requests are opened as drafts.
@@ -208,52 +209,6 @@ const MAX_FILE_BYTES: usize = 256 << 10;
 /// The wall limit of a check that names none.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// What no change may touch, in any repository, unless its owner takes it away under `[policy] unprotect`: what runs
-/// with other people's rights (workflows, hooks, editor tasks), what decides who reviews, what instructs agents, and what
-/// changes how git reads the tree. Lock and build files are not among them: a change of dependencies is an ordinary one.
-pub const PROTECTED: &[&str] = &[
-    ".github/workflows/**",
-    ".github/actions/**",
-    ".forgejo/workflows/**",
-    ".gitea/workflows/**",
-    ".gitlab-ci.yml",
-    ".gitlab/ci/**",
-    ".circleci/**",
-    ".buildkite/**",
-    ".woodpecker/**",
-    ".travis.yml",
-    ".drone.yml",
-    "azure-pipelines.yml",
-    "bitbucket-pipelines.yml",
-    "Jenkinsfile",
-    "CODEOWNERS",
-    ".github/CODEOWNERS",
-    "docs/CODEOWNERS",
-    "**/AGENTS.md",
-    "**/CLAUDE.md",
-    "**/GEMINI.md",
-    ".github/copilot-instructions.md",
-    ".claude/**",
-    ".codex/**",
-    ".opencode/**",
-    "opencode.json",
-    ".cursor/**",
-    ".cursorrules",
-    ".aider.conf.yml",
-    ".mcp.json",
-    ".vscode/tasks.json",
-    ".vscode/settings.json",
-    ".devcontainer/**",
-    ".envrc",
-    FILE_NAME,
-    "**/.gitattributes",
-    ".gitmodules",
-    ".husky/**",
-    ".githooks/**",
-    ".pre-commit-config.yaml",
-    "lefthook.yml",
-];
-
 impl RepoConfig {
     /// From the base commit: `.onramp.toml` when it is there, else by looking at the tree.
     ///
@@ -270,13 +225,18 @@ impl RepoConfig {
                 environment,
                 checks: detected.checks,
                 limits: limits(&LimitsTable::default()),
-                policy: policy(PolicyTable::default()),
+                own_policy: PolicyTable::default(),
+                policy: Policy::default(),
+                tiers: Vec::new(),
+                agent: None,
+                model: None,
                 pull_request: PullRequestOptions::default(),
                 network: Network::default(),
             });
         };
         let file = read(bytes)?;
         let (mut environment, open) = environment(file.environment);
+        let tiers = tiers::tiers(file.tiers, environment.gpu.as_ref());
         let (checks, origin) = if file.checks.is_empty() {
             let detected = some_checks(detect::detect(tree))?;
             let origin = format!("{FILE_NAME}; checks {}", detected.origin());
@@ -296,7 +256,11 @@ impl RepoConfig {
             environment,
             checks,
             limits: limits(&file.limits),
-            policy: policy(file.policy),
+            policy: Policy::of(&OperatorPolicy::default(), &file.policy),
+            own_policy: file.policy,
+            tiers,
+            agent: None,
+            model: None,
             pull_request: pull_request(file.pull_request),
             network: network(file.network),
         })
@@ -314,6 +278,42 @@ fn pull_request(table: PullRequestTable) -> PullRequestOptions {
         trailers: trailers.map_or(default.trailers, |trailers| trailers.into_iter().map(|trailer| trailer.0).collect()),
         template: template.into(),
         section,
+    }
+}
+
+/// What an operator says over all repositories.
+#[derive(Debug, Clone, Default)]
+pub struct Operator {
+    /// Policy, and what of it is locked.
+    pub policy: OperatorPolicy,
+    /// Tiers of risk, the lowest first; all of them above those of a repository.
+    pub tiers: Vec<Tier>,
+}
+
+impl RepoConfig {
+    /// The same under an operator, whose locks hold and whose tiers are above those of the repository. A tier of the same
+    /// name is the operator's.
+    #[must_use]
+    pub fn under(mut self, operator: &Operator) -> Self {
+        self.policy = Policy::of(&operator.policy, &self.own_policy);
+        self.tiers.retain(|own| operator.tiers.iter().all(|above| above.name != own.name));
+        self.tiers.extend(operator.tiers.iter().cloned());
+        self
+    }
+}
+
+impl PullRequestOptions {
+    /// The same for a change with these findings: where one asks, a draft, and the reviewers that policy names. Where policy
+    /// names none, those of the pull request are asked anyway.
+    #[must_use]
+    pub fn with_findings(&self, findings: &[Finding], reviewers: &[String]) -> Self {
+        let mut options = self.clone();
+        if findings.iter().any(|finding| finding.action >= Action::Ask) {
+            options.draft = Draft::Always;
+            let new: Vec<_> = reviewers.iter().filter(|login| !options.reviewers.contains(login)).cloned().collect();
+            options.reviewers.extend(new);
+        }
+        options
     }
 }
 
@@ -389,16 +389,9 @@ fn cross_check(text: &str, file: &ConfigFile) -> Result<(), TomlProblem> {
             return Err(TomlProblem::at(text, check.name.span(), message));
         }
     }
-    for glob in &file.policy.unprotect {
-        let word = glob.get_ref().0.as_str();
-        if !PROTECTED.contains(&word) {
-            let hint =
-                did_you_mean(word, PROTECTED).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-            let message = format!("{word:?} is not among the globs that are protected in every repository{hint}");
-            return Err(TomlProblem::at(text, glob.span(), message));
-        }
-    }
-    Ok(())
+    // Detected checks are only known later; what is missing then is said when the tier holds.
+    let names: Vec<&str> = file.checks.iter().map(|check| check.name.get_ref().0.as_str()).collect();
+    tiers::cross_check(&file.tiers, &names).map_err(|message| TomlProblem { at: None, message, excerpt: String::new() })
 }
 
 fn wrong_image(key: &str, value: &str) -> Option<String> {
@@ -452,6 +445,7 @@ fn limits(table: &LimitsTable) -> TaskLimits {
         time: table.time.as_ref().map_or(Duration::from_secs(45 * 60), |time| time.0),
         idle: table.idle.as_ref().map_or(Duration::from_secs(10 * 60), |time| time.0),
         rounds: table.rounds.and_then(|rounds| u32::try_from(rounds).ok()).unwrap_or(3),
+        budget: None,
         sandbox: Limits {
             cpus: table.cpus.unwrap_or(default.cpus),
             memory_bytes: table.memory.as_ref().map_or(default.memory_bytes, |size| size.0),
@@ -461,33 +455,21 @@ fn limits(table: &LimitsTable) -> TaskLimits {
     }
 }
 
-fn policy(table: PolicyTable) -> Policy {
-    let kept = PROTECTED.iter().filter(|glob| !table.unprotect.iter().any(|gone| gone.get_ref().0 == **glob));
-    let mut protected: Vec<String> = kept.map(|glob| (*glob).to_owned()).collect();
-    protected.extend(table.protected.into_iter().map(|glob| glob.0));
-    Policy {
-        protected,
-        allowed: table.allowed.into_iter().map(|glob| glob.0).collect(),
-        max_files: table.max_files.and_then(|n| usize::try_from(n).ok()).unwrap_or(100),
-        max_bytes: table.max_bytes.map_or(4 << 20, |size| size.0),
-        binaries: table.binaries,
+/// Presets stand for their hosts from here on.
+fn hosts(entries: Vec<Host>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for Host(entry) in entries {
+        match entry.strip_prefix(presets::PREFIX).map(presets::hosts) {
+            Some(Ok(preset)) => hosts.extend(preset.iter().cloned()),
+            // Its name was checked when it was read.
+            Some(Err(_)) => {}
+            None => hosts.push(entry),
+        }
     }
+    hosts
 }
 
-/// Presets stand for their hosts from here on.
 fn network(table: NetworkTable) -> Network {
-    let hosts = |entries: Vec<Host>| {
-        let mut hosts = Vec::new();
-        for Host(entry) in entries {
-            match entry.strip_prefix(presets::PREFIX).map(presets::hosts) {
-                Some(Ok(preset)) => hosts.extend(preset.iter().cloned()),
-                // Its name was checked when it was read.
-                Some(Err(_)) => {}
-                None => hosts.push(entry),
-            }
-        }
-        hosts
-    };
     Network { allow: hosts(table.allow), setup: hosts(table.setup), checks: hosts(table.checks) }
 }
 

@@ -7,22 +7,29 @@ mod budget;
 mod conversation;
 mod failures;
 mod outside;
+mod record;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tasks::{
-    AgentName, CheckResult, Code, Deliver, Evidence, Failure, MachinePrices, Outcome, Phase, Report, Source, Stage,
-    Task, Timestamp,
+    AgentName, Code, CommitSha, Deliver, Evidence, Failure, MachinePrices, Outcome, Phase, Report, Source, Stage, Task,
+    Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::failures::sandbox_failure;
-use self::{budget::Meters, conversation::Conversation, failures::checks_failed};
+use self::{
+    budget::Meters,
+    conversation::Conversation,
+    failures::checks_failed,
+    record::{Record, agent_of, risk_words},
+};
 use crate::{
     agent::{self, Agents},
     artifacts::Artifacts,
     base::Bases,
+    bundle::{Bundle, Signer},
     checkout::{Base, Mirror},
     egress::{Egress, EgressPolicy, ModelProviders, Tally, Ways},
     environment,
@@ -30,11 +37,12 @@ use crate::{
     forge::{Forge, Permission, Said},
     gpu::{self, Borrowed, Gpus},
     patch::{ExtractLimits, Patch},
-    policy::{self, AllowedPatch},
+    policy,
     progress::{Progress, ProgressEvent},
     publish::{self, Identity, Publication},
-    repo_config::RepoConfig,
+    repo_config::{Operator, RepoConfig},
     revision::{Revision, Start},
+    risk::Risk,
     sandbox::{Sandbox, SandboxSpec, pool::Sandboxes},
     verify::{self, Verdict, Verification, VerifiedPatch},
     workspace::{Wish, Workspace},
@@ -68,6 +76,10 @@ pub struct Hands {
     pub mirrors: PathBuf,
     /// Artifacts lie here, by task and attempt.
     pub artifacts: PathBuf,
+    /// Signs what was verified.
+    pub signer: Arc<Signer>,
+    /// What the operator says of policy and risk, over all repositories.
+    pub operator: Operator,
     /// Author and committer of what is published.
     pub identity: Identity,
     /// The one clock.
@@ -153,7 +165,7 @@ async fn attempt(
     let artifacts = Artifacts::open(&hands.artifacts, task.id, task.attempt).map_err(Failure::internal)?;
     progress.tell(ProgressEvent::Stage(Stage::Preparing));
     let prepared = or_cancelled(cancel, prepare(hands, task, borrowed, progress)).await?;
-    let Prepared { mirror, base, config, revision, discussion } = match prepared {
+    let Prepared { mirror, base, mut config, mut risk, revision, discussion } = match prepared {
         Ready::Work(prepared) => *prepared,
         Ready::Ended(outcome) => {
             finish_revision(hands, task, fence, &outcome).await?;
@@ -162,7 +174,7 @@ async fn attempt(
     };
     let tally = outside::tally(meters.allowance, &artifacts);
     meters.count(&tally);
-    let agent = hands.agents.get(task.request.agent.as_ref().unwrap_or(&hands.default_agent))?;
+    let agent = agent_of(hands, task, &config)?;
     let opened = open_sandbox(hands, task, &mirror, &base, &config, meters, &tally, progress, cancel);
     let (sandbox, egress) = or_cancelled(cancel, opened).await?;
 
@@ -172,7 +184,7 @@ async fn attempt(
     let verified = loop {
         if needs_agent {
             progress.tell(ProgressEvent::Stage(Stage::AgentRunning));
-            let round = conversation.round(agent, &config, &egress, &artifacts, finish);
+            let round = conversation.round(&agent, &config, &egress, &artifacts, finish);
             let said = or_cancelled(cancel, agent::run(&sandbox, round, progress, cancel)).await;
             conversation.heard(match said {
                 Err(failure) if failure.code != Code::Cancelled && tally.stopped().is_some() => {
@@ -196,6 +208,11 @@ async fn attempt(
         let patched = patch.onto(&mirror).await?;
         let diff = artifacts.write("diff.patch", &patched.diff()).map_err(Failure::internal)?;
         progress.tell(ProgressEvent::Diff(diff));
+        let (_, n_added, n_removed) = patched.stat();
+        if risk.see(patched.changes(), n_added + n_removed) {
+            risk.govern(&mut config)?;
+            progress.step(risk_words(&risk));
+        }
         let allowed = match policy::check(patched, &config.policy) {
             Ok(allowed) => allowed,
             Err(violations) => return Ok((Outcome::PolicyRejected { violations }, None)),
@@ -215,7 +232,7 @@ async fn attempt(
         };
         match or_cancelled(cancel, verify::verify(allowed, with)).await? {
             Verdict::Passed(verified) => break verified,
-            Verdict::Failed { checks, .. } if conversation.rounds < config.limits.rounds && !finish.is_cancelled() => {
+            Verdict::Failed { checks, .. } if conversation.may_go_on(&config.limits) && !finish.is_cancelled() => {
                 conversation.ask_for_repair(&checks, &artifacts)?;
                 needs_agent = true;
             }
@@ -225,6 +242,9 @@ async fn attempt(
                     task,
                     base: &base,
                     config: &config,
+                    agent: agent.name(),
+                    model: agent.model(),
+                    risk: &risk,
                     conversation: &conversation,
                     sandbox: sandbox.kind(),
                     borrowed,
@@ -241,24 +261,36 @@ async fn attempt(
         task,
         base: &base,
         config: &config,
+        agent: agent.name(),
+        model: agent.model(),
+        risk: &risk,
         conversation: &conversation,
         sandbox: sandbox.kind(),
         borrowed,
         started,
     };
-    let evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &tally);
+    let mut evidence = record.evidence(verified.allowed(), verified.checks(), verified.environment(), &tally);
+    // The fate of tests is only known now.
+    evidence.findings.extend(evidence.proof.iter().flat_map(|proof| policy::judge_tests(proof, &config.policy)));
+    evidence.findings = match policy::blocked_or(evidence.findings.clone()) {
+        Ok(findings) => findings,
+        Err(violations) => return Ok((Outcome::PolicyRejected { violations }, Some(Box::new(evidence)))),
+    };
     let evidence_json = serde_json::to_vec_pretty(&evidence).map_err(Failure::internal)?;
     artifacts.write("evidence.json", &evidence_json).map_err(Failure::internal)?;
-    let outcome = match task.request.deliver {
-        Deliver::Diff => Outcome::DiffVerified,
+    let base_tree = mirror.tree_of(&base.commit).await?;
+    let seal = |head: Option<&CommitSha>| record.seal(&evidence, &base_tree, head, &artifacts);
+    let (outcome, bundle) = match task.request.deliver {
+        Deliver::Diff => (Outcome::DiffVerified, seal(None)?),
         Deliver::PullRequest => {
             if cancel.is_cancelled() {
                 return Err(cancelled().into());
             }
             progress.tell(ProgressEvent::Stage(Stage::Publishing)); // the point of no return
-            deliver(&record, &verified, &evidence, &mirror, revision.as_ref(), fence, progress).await?
+            deliver(&record, &verified, &evidence, &seal, &mirror, revision.as_ref(), fence, progress).await?
         }
     };
+    evidence.bundle = Some(bundle.digest);
     Ok((outcome, Some(Box::new(evidence))))
 }
 
@@ -267,6 +299,7 @@ struct Prepared {
     mirror: Mirror,
     base: Base,
     config: RepoConfig,
+    risk: Risk,
     revision: Option<Revision>,
     /// What people had said about it when it was asked.
     discussion: Vec<Said>,
@@ -306,8 +339,17 @@ async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Pro
     progress.step(format!("checked out {branch}@{}", base.commit.short()));
 
     let tree = mirror.tree_of(&base.commit).await?;
-    let mut config = environment::configuration(&mirror, &base.commit, &tree).await?;
+    let mut config = environment::configuration(&mirror, &base.commit, &tree).await?.under(&hands.operator);
     progress.step(format!("{} checks from {}", config.checks.len(), config.origin));
+    let labels = match request.source.thread().filter(|_| Risk::wants_labels(&config.tiers)) {
+        Some(thread) => hands.forge.labels(&request.repo, thread).await?,
+        None => Vec::new(),
+    };
+    let risk = Risk::declared(&config.tiers, &request.actor.login, &labels);
+    risk.govern(&mut config)?;
+    if risk.told().is_some() {
+        progress.step(risk_words(&risk));
+    }
     gpu::apply_request(&mut config, &request.resources);
     borrowed.could(&config)?;
     if config.environment.agent_gpu || config.checks.iter().any(|check| check.gpu.is_some()) {
@@ -326,12 +368,12 @@ async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Pro
         hands.bases.refresh(&request.repo).await;
     }
     let Some(now) = now else {
-        return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, revision: None, discussion })));
+        return Ok(Ready::Work(Box::new(Prepared { mirror, base, config, risk, revision: None, discussion })));
     };
     Ok(match Revision::start(&mirror, now, &base, task, &hands.identity).await? {
         Start::Work(revision, base) => {
             progress.step(format!("starts from {} of {}", base.commit.short(), revision.pull_request.url));
-            Ready::Work(Box::new(Prepared { mirror, base, config, revision: Some(*revision), discussion }))
+            Ready::Work(Box::new(Prepared { mirror, base, config, risk, revision: Some(*revision), discussion }))
         }
         Start::Published(pull_request) => Ready::Ended(Outcome::PullRequestUpdated { pull_request }),
         Start::UpToDate => Ready::Ended(Outcome::NothingChanged),
@@ -385,15 +427,18 @@ async fn open_sandbox(
     Ok((workspace.into_sandbox(), egress))
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that an attempt has by then")]
 async fn deliver(
     record: &Record<'_>,
     verified: &VerifiedPatch,
     evidence: &Evidence,
+    seal: &publish::Seal<'_>,
     mirror: &Mirror,
     revision: Option<&Revision>,
     fence: &Fence,
     progress: &Progress,
-) -> Result<Outcome, Failure> {
+) -> Result<(Outcome, Bundle), Failure> {
+    let options = record.config.pull_request.with_findings(&evidence.findings, &record.config.policy.reviewers);
     let with = Publication {
         revision,
         fence,
@@ -401,76 +446,26 @@ async fn deliver(
         base: record.base,
         evidence,
         summary: record.conversation.summary.as_deref(),
-        options: &record.config.pull_request,
+        options: &options,
         identity: &record.hands.identity,
         now: (record.hands.clock)(),
     };
-    let (pull_request, commit) = publish::publish(verified, mirror, record.hands.forge.as_ref(), with).await?;
+    let (pull_request, commit, bundle) =
+        publish::publish(verified, mirror, record.hands.forge.as_ref(), with, seal).await?;
     progress.step(format!("published {} as {}", commit.short(), pull_request.url));
-    publish::check_run(record.hands.forge.as_ref(), fence, record.task, verified, evidence, &commit).await;
+    publish::check_run(record.hands.forge.as_ref(), fence, record.task, verified, evidence, &bundle, &commit).await;
     let outcome = match revision {
         None => Outcome::PullRequestOpened { pull_request },
         Some(_) => Outcome::PullRequestUpdated { pull_request },
     };
     finish_revision(record.hands, record.task, fence, &outcome).await?;
-    Ok(outcome)
+    Ok((outcome, bundle))
 }
 
 /// What is left to say when a pull request has its new commit.
 async fn finish_revision(hands: &Hands, task: &Task, fence: &Fence, outcome: &Outcome) -> Result<(), Failure> {
     let Outcome::PullRequestUpdated { pull_request } = outcome else { return Ok(()) };
     Revision::answer(hands.forge.as_ref(), fence, task, &pull_request.head).await
-}
-
-/// What the evidence is made of.
-struct Record<'a> {
-    hands: &'a Hands,
-    task: &'a Task,
-    base: &'a Base,
-    config: &'a RepoConfig,
-    conversation: &'a Conversation,
-    sandbox: &'static str,
-    borrowed: &'a Borrowed,
-    started: Instant,
-}
-
-impl Record<'_> {
-    fn evidence(&self, allowed: &AllowedPatch, checks: &[CheckResult], environment: &str, tally: &Tally) -> Evidence {
-        let patched = allowed.patched();
-        let (n_files, n_added, n_removed) = patched.stat();
-        let egress = tally.record();
-        let said = self.conversation.usage;
-        // What the agent says of itself counts only where nothing could be measured.
-        let (usage, claimed) = match egress.metered() {
-            Some(metered) => (metered, Some(said)),
-            None => (said, None),
-        };
-        Evidence {
-            base: self.base.commit.clone(),
-            tree: patched.tree().clone(),
-            patch_sha256: patched.patch().sha256(),
-            n_files,
-            n_added,
-            n_removed,
-            checks: checks.to_vec(),
-            proof: None,
-            checks_from: self.config.origin.clone(),
-            agent: self.task.request.agent.clone().unwrap_or_else(|| self.hands.default_agent.clone()),
-            rounds: self.conversation.rounds,
-            usage,
-            claimed,
-            sandbox: self.sandbox.to_owned(),
-            environment: environment.to_owned(),
-            blocked_hosts: tally.blocked_hosts(),
-            egress: Some(egress),
-            gpu: self.borrowed.used(),
-            journal: self.task.anchor.clone(),
-            findings: Vec::new(),
-            tier: None,
-            bundle: None,
-            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
-    }
 }
 
 /// The name of one of a task's sandboxes: the same at every call, so that it can be stopped without having been kept.

@@ -33,7 +33,37 @@ const LOG_BYTES: u64 = 8 << 20;
 const TAIL_LINES: usize = 40;
 const TAIL_BYTES: usize = 8 << 10;
 
-/// Proof: the checks passed on exactly this tree.
+/// Proof: the checks passed on exactly this tree. Only [`verify`] makes one, and only [`crate::publish::publish`] takes one.
+///
+/// ```no_run
+/// async fn publish(
+///     verified: &workers::verify::VerifiedPatch,
+///     mirror: &workers::checkout::Mirror,
+///     forge: &dyn workers::forge::Forge,
+///     with: workers::publish::Publication<'_>,
+/// ) {
+///     let _ = workers::publish::publish(verified, mirror, forge, with).await;
+/// }
+/// ```
+///
+/// Nobody can make one of a patch that no check ran on, nor publish one that is only allowed:
+///
+/// ```compile_fail
+/// fn forge(allowed: workers::policy::AllowedPatch) -> workers::verify::VerifiedPatch {
+///     workers::verify::VerifiedPatch { allowed, ..unreachable!() }
+/// }
+/// ```
+///
+/// ```compile_fail
+/// async fn skip(
+///     allowed: &workers::policy::AllowedPatch,
+///     mirror: &workers::checkout::Mirror,
+///     forge: &dyn workers::forge::Forge,
+///     with: workers::publish::Publication<'_>,
+/// ) {
+///     let _ = workers::publish::publish(allowed, mirror, forge, with).await;
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct VerifiedPatch {
     allowed: AllowedPatch,

@@ -7,10 +7,12 @@ mod config;
 mod demo;
 mod doctor;
 mod drill;
+mod evidence;
 mod explain;
 mod gc;
 mod init;
 mod operate;
+mod policy;
 mod run;
 mod serve;
 mod shell;
@@ -100,6 +102,12 @@ enum Subcommands {
     ExitDrill(drill::DrillArgs),
     /// List the presets of hosts that `.onramp.toml` can allow
     Presets,
+    /// Say what policy decides about a patch, or list its rules
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Check the signed statement of a pull request, offline
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
     /// Look whether this machine can do what it is configured for, and say what to mend
     Doctor(doctor::DoctorArgs),
     /// Remove sandboxes that nobody works with and bases that nobody needs
@@ -199,7 +207,9 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::ExitDrill(_)
         | Subcommands::Agent(_)
         | Subcommands::Budget(_)
-        | Subcommands::Audit(_) => {}
+        | Subcommands::Audit(_)
+        | Subcommands::Policy(_)
+        | Subcommands::Evidence(_) => {}
     }
     let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
@@ -224,6 +234,8 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Agent(command) => agent::agent(setting, command).await,
         Subcommands::Budget(args) => budget::budget(&setting, args).await,
         Subcommands::Audit(command) => audit::run(&setting, command),
+        Subcommands::Policy(command) => policy::run(&setting, command).await,
+        Subcommands::Evidence(command) => evidence::run(&setting.config, command),
         Subcommands::Vendors(args) => vendors::vendors(&setting, args),
         Subcommands::ExitDrill(args) => drill::drill(setting, args).await,
         Subcommands::Init(_)

@@ -49,6 +49,25 @@ pub(super) struct Builtin {
     pub(super) max_turns: u32,
 }
 
+impl AgentDefinition {
+    /// Its name.
+    pub fn name(&self) -> &AgentName {
+        &self.name
+    }
+
+    /// The same with another model, where one is given.
+    #[must_use]
+    pub fn with_model(&self, model: Option<&str>) -> Self {
+        let model = model.map(str::to_owned).or_else(|| self.model.clone());
+        Self { model, ..self.clone() }
+    }
+
+    /// The model that it is told to use; `None`: it chooses itself.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+}
+
 /// How the prompt reaches the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -287,6 +287,10 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// Writes the one status comment of a task on an issue: edits the one that carries `marker`, else creates it.
     /// Key: `marker`, a hidden HTML comment that the body must contain. Returns the URL.
     async fn status_comment(&self, repo: &RepoName, issue: u64, marker: &str, body: &str) -> Result<String, Failure>;
+    /// The labels of an issue or pull request, asked live.
+    async fn labels(&self, _repo: &RepoName, _number: u64) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
     /// What people said on an issue before a moment, oldest first, without what was written or changed later, without
     /// Onramp's own words, and without the comment `but`.
     async fn discussion(

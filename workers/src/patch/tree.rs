@@ -8,7 +8,7 @@ use tasks::Failure;
 use super::{FileChange, PatchEntry, names};
 use crate::{
     checkout::tree::{Entry, blob},
-    sandbox::FileKind,
+    sandbox::{FileKind, TreeFile},
 };
 
 /// The mode that git gives a kind of file.
@@ -90,6 +90,30 @@ fn remove(builder: &mut git2::TreeBuilder<'_>, name: &[u8]) -> Result<(), Failur
         Err(error) if error.code() == ErrorCode::NotFound || error.class() == git2::ErrorClass::Tree => Ok(()),
         Err(error) => Err(Failure::internal(error)),
     }
+}
+
+/// What leads from one tree to another, sorted by path.
+pub(crate) fn between(
+    repo: &Repository,
+    before: &BTreeMap<Vec<u8>, Entry>,
+    after: &BTreeMap<Vec<u8>, Entry>,
+) -> Result<Vec<PatchEntry>, Failure> {
+    let odb = repo.odb().map_err(Failure::internal)?;
+    let mut left = 1 << 30;
+    let mut entries = Vec::new();
+    for (path, entry) in after.iter().filter(|(path, entry)| before.get(*path) != Some(entry)) {
+        match entry {
+            Entry::File(kind, id) => {
+                let bytes = blob(&odb, *id, &mut left)?;
+                entries.push(PatchEntry::Write(TreeFile { path: path.clone(), kind: *kind, bytes }));
+            }
+            Entry::Submodule => return Err(names::refused(path, "which is a submodule")),
+        }
+    }
+    entries
+        .extend(before.keys().filter(|path| !after.contains_key(*path)).map(|path| PatchEntry::Delete(path.clone())));
+    entries.sort_by(|a, b| a.path().cmp(b.path()));
+    Ok(entries)
 }
 
 /// Each changed file, before and after. Entries that change nothing are left out.

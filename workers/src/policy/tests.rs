@@ -23,12 +23,12 @@ fn link(path: &str, target: &str) -> FileChange {
 }
 
 fn rules(changes: &[FileChange], table: &str) -> Vec<String> {
-    let found = violations(changes, &policy(table));
-    found.into_iter().map(|v| format!("{} {}", v.rule, v.path.unwrap_or_default()).trim_end().to_owned()).collect()
+    let found = judge(changes, &policy(table)).into_iter().filter(|finding| finding.action == Action::Block);
+    found.map(|v| format!("{} {}", v.rule, v.path.unwrap_or_default()).trim_end().to_owned()).collect()
 }
 
 fn message(change: FileChange, table: &str) -> String {
-    let found = violations(&[change], &policy(table));
+    let found = judge(&[change], &policy(table));
     assert_eq!(found.len(), 1, "{found:?}");
     found[0].message.clone()
 }
@@ -50,11 +50,6 @@ fn an_ordinary_change_is_allowed() {
 #[test]
 fn protected_paths_are_refused_however_they_are_written_or_changed() {
     for path in [
-        ".github/workflows/ci.yml",
-        ".github/workflows/a/b.yml",
-        ".GitHub/Workflows/ci.yml",
-        ".github/workflows./ci.yml",
-        ".git\u{200c}hub/workflows/ci.yml",
         "CODEOWNERS",
         "docs/codeowners",
         "AGENTS.md",
@@ -68,12 +63,26 @@ fn protected_paths_are_refused_however_they_are_written_or_changed() {
         assert_eq!(rules(&[write(path, "x")], ""), [format!("protected_path {path}")]);
         assert_eq!(rules(&[delete(path)], ""), [format!("protected_path {path}")]);
     }
+    for path in [
+        ".github/workflows/ci.yml",
+        ".github/workflows/a/b.yml",
+        ".GitHub/Workflows/ci.yml",
+        ".github/workflows./ci.yml",
+        ".git\u{200c}hub/workflows/ci.yml",
+    ] {
+        assert_eq!(rules(&[write(path, "x")], ""), [format!("workflow {path}")]);
+    }
 }
 
 #[test]
 fn nothing_may_take_the_place_of_a_directory_that_leads_to_a_protected_path() {
-    for path in [".github", ".github/workflows", ".claude", ".Circleci"] {
-        assert_eq!(rules(&[link(path, "elsewhere")], ""), [format!("protected_path {path}")]);
+    for (path, rule) in [
+        (".github", "protected_path"),
+        (".github/workflows", "workflow"),
+        (".husky", "protected_path"),
+        (".Circleci", "workflow"),
+    ] {
+        assert_eq!(rules(&[link(path, "elsewhere")], ""), [format!("{rule} {path}")]);
     }
     assert_eq!(rules(&[write("migrations", "x")], "protected = [\"migrations/*.sql\"]"), ["protected_path migrations"]);
     assert_eq!(
@@ -138,7 +147,7 @@ fn only_added_lines_are_searched_for_secrets_and_none_is_repeated() {
     let secret = format!("ghp_{}", "aB3dE6fG9hJ2kL5mN8pQ1rS4tU7vW0xYaB3d");
     let old = format!("a\ntoken = {secret}\n");
     assert_eq!(rules(&[edit("x.env", &old, format!("b\n{old}"))], ""), [""; 0], "it was there before");
-    let found = violations(&[write("x.env", format!("a\nb {secret}"))], &policy(""));
+    let found = judge(&[write("x.env", format!("a\nb {secret}"))], &policy(""));
     assert_eq!(found.len(), 1);
     assert!(!found[0].message.contains(&secret[..8]));
     insta::assert_snapshot!(found[0].message, @"Line 2 of `x.env` holds what looks like a GitHub token (`ghp_…`, 40 characters). Keep secrets out of the repository and read them from the environment; if it is a real one, replace it where it was issued.");
@@ -152,6 +161,39 @@ fn every_message_says_what_would_be_allowed_and_where() {
     insta::assert_snapshot!(message(write("a", "12"), "max_bytes = \"1B\""), @"The changed files have 2 bytes together; at most 1 are allowed. Ask for something smaller, or raise [policy] max_bytes in `.onramp.toml` on the base branch.");
     insta::assert_snapshot!(message(write("a", "\0"), ""), @"`a` is a binary file, which nobody can review. Add it by hand, or set [policy] binaries = true in `.onramp.toml` on the base branch.");
     insta::assert_snapshot!(message(link("d/a", "../../x"), ""), @"The link `d/a` points to `../../x`, which is outside of the repository. Links may only point to files of the repository.");
+}
+
+#[test]
+fn a_lock_and_a_word_that_nobody_knows_are_told_where_they_block() {
+    let operator: OperatorPolicy = toml::from_str("locked = [\"binaries\"]").unwrap();
+    let locked = Policy::of(&operator, &PolicyTable::default());
+    insta::assert_snapshot!(judge(&[write("a", "\0")], &locked)[0].message, @"`a` is a binary file, which nobody can review. The operator of this Onramp locked [policy] binaries, so only a person can make this change.");
+    insta::assert_snapshot!(message(write("Makefile", "x"), "build_files = \"warn\""), @r#"`Makefile` (`**/Makefile`) decides what is installed or run by a build. Make this change by hand, or list `**/Makefile` under [policy] unprotect in `.onramp.toml` on the base branch. ([policy] build_files = "warn" is none of "block", "ask" and "note", so it blocks.)"#);
+}
+
+#[test]
+fn the_fate_of_tests_becomes_findings_with_the_action_of_each_rule() {
+    let test = |verdict, name: &str| tasks::TestChange {
+        verdict,
+        check: "test".into(),
+        suite: "web".into(),
+        name: name.into(),
+    };
+    let tests = vec![
+        test(TestVerdict::Vacuous, "it `adds`"),
+        test(TestVerdict::Deleted, "a"),
+        test(TestVerdict::Deleted, "b"),
+        test(TestVerdict::Proving, "c"),
+    ];
+    let proof = Proof { tests, ..Proof::default() };
+    let found = judge_tests(&proof, &policy("deleted_tests = \"block\""));
+    let lines: Vec<_> =
+        found.iter().map(|finding| format!("{} {}: {}", finding.action, finding.rule, finding.message)).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    ask vacuous_test: The test `it adds` passes without the change too, and so proves nothing.
+    block deleted_test: 2 tests, each of which ran on the base and is gone: `a`, `b`. Ask for tests that hold, or set [policy] deleted_tests on the base branch.
+    ");
+    assert_eq!(blocked_or(found).unwrap_err().len(), 1);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
-use tasks::{CheckResult, CommitSha, Evidence, Failure, Task};
+use tasks::{Action, CheckResult, CommitSha, Evidence, Failure, Task};
 
 use crate::{
+    bundle::Bundle,
     fence::Fence,
     forge::{Annotation, CheckRun, Forge},
     text,
@@ -18,6 +19,8 @@ static PLACE: LazyLock<Regex> = LazyLock::new(|| {
         .expect("a regular expression that is tested")
 });
 const MAX_MESSAGE_CHARS: usize = 500;
+/// A larger statement does not stand in the check: a summary has 65,535 characters at most.
+const MAX_BUNDLE_BYTES: usize = 30_000;
 
 /// Writes it, on forges that have such checks. The pull request is what counts: a check that is refused is only logged.
 pub async fn check_run(
@@ -26,9 +29,10 @@ pub async fn check_run(
     task: &Task,
     verified: &VerifiedPatch,
     evidence: &Evidence,
+    bundle: &Bundle,
     head: &CommitSha,
 ) {
-    let written = write(forge, fence, task, verified, evidence, head).await;
+    let written = write(forge, fence, task, verified, evidence, bundle, head).await;
     if let Err(failure) = written {
         tracing::warn!(task.id = %task.id, %failure, "the check was not written; the pull request has the evidence");
     }
@@ -40,6 +44,7 @@ async fn write(
     task: &Task,
     verified: &VerifiedPatch,
     evidence: &Evidence,
+    bundle: &Bundle,
     head: &CommitSha,
 ) -> Result<(), Failure> {
     let checks = verified.checks();
@@ -48,8 +53,11 @@ async fn write(
         checks_from: &evidence.checks_from,
         sandbox: &evidence.sandbox,
         tree: evidence.tree.as_str(),
+        findings: evidence.findings.iter().map(super::finding_line).collect(),
+        bundle: (bundle.text.len() <= MAX_BUNDLE_BYTES).then(|| super::bundle_text(bundle)),
     });
     let n_passed = checks.iter().filter(|check| check.passed()).count();
+    let asks = evidence.findings.iter().any(|finding| finding.action >= Action::Ask);
     let run = CheckRun {
         repo: &task.request.repo,
         head,
@@ -57,7 +65,7 @@ async fn write(
         is_first: task.attempt <= 1,
         title: &format!("{n_passed} of {} checks passed in a clean sandbox", checks.len()),
         summary: &summary.map_err(Failure::internal)?,
-        is_clean: n_passed == checks.len(),
+        is_clean: n_passed == checks.len() && !asks,
         annotations: &annotations(checks),
     };
     forge.check_run(fence, run).await

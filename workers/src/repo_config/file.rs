@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
-use tasks::GpuRequest;
+use tasks::{AgentName, GpuRequest};
 use toml::Spanned;
 
 use super::{
     Draft, PullRequestTemplate,
     values::{
-        BranchPattern, CheckName, CommandLine, FilePath, Host, PathGlob, SandboxSize, Size, Time, Trailer,
+        BranchPattern, CheckName, CommandLine, Dollars, FilePath, Host, PathGlob, SandboxSize, TierName, Time, Trailer,
         VariableName, cpus, gpu, in_range,
     },
 };
+use crate::policy::PolicyTable;
 
 /// How Onramp works on this repository. Read from the base branch only, never from a change.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -37,6 +38,9 @@ pub(super) struct ConfigFile {
     /// What a change may touch.
     #[serde(default)]
     pub(super) policy: PolicyTable,
+    /// Tiers of risk, the lowest first.
+    #[serde(default, rename = "tier")]
+    pub(super) tiers: Vec<TierTable>,
     /// How pull requests are opened.
     #[serde(default)]
     pub(super) pull_request: PullRequestTable,
@@ -88,7 +92,7 @@ enum Gpu {
 }
 
 /// One check: a command that must end with exit code 0.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CheckTable {
     /// Its name, unique.
@@ -109,7 +113,7 @@ pub(super) struct CheckTable {
 }
 
 /// What a check says of GPUs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) enum CheckGpu {
     /// It needs none.
     #[default]
@@ -164,29 +168,63 @@ pub(super) struct LimitsTable {
     pub(super) disk: Option<SandboxSize>,
 }
 
-/// What a change may touch.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+/// A tier of risk: which changes belong to it, and what holds for them. Later tiers are higher. A change belongs to the
+/// highest tier that one of its rules fits; what holds for it can only be stricter than without the tier.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PolicyTable {
-    /// Globs that no change may touch, beyond those that are protected in every repository.
+pub struct TierTable {
+    /// Its name, unique.
+    pub(super) name: TierName,
+    /// Changes that touch a file of these globs belong to it.
     #[serde(default)]
-    pub(super) protected: Vec<PathGlob>,
-    /// Globs to take away from those that are protected in every repository, each written exactly as it stands there.
+    pub(super) paths: Vec<PathGlob>,
+    /// Issues with one of these labels belong to it.
     #[serde(default)]
-    #[schemars(with = "Vec<PathGlob>")]
-    pub(super) unprotect: Vec<Spanned<PathGlob>>,
-    /// When not empty: the globs outside of which no change may touch anything.
+    pub(super) labels: Vec<String>,
+    /// What these people ask for belongs to it, by login.
     #[serde(default)]
-    pub(super) allowed: Vec<PathGlob>,
-    /// The most files in one change. Default 100.
+    pub(super) requesters: Vec<String>,
+    /// Changes of at least so many files belong to it.
     #[serde(default, deserialize_with = "in_range::<_, 1, 10_000>")]
     #[schemars(range(min = 1, max = 10_000))]
-    pub(super) max_files: Option<u64>,
-    /// The most bytes in the changed files together, as they are after the change. Default "4MiB".
-    pub(super) max_bytes: Option<Size>,
-    /// Whether binary files may be added or changed. Default false.
+    pub(super) min_files: Option<u64>,
+    /// Changes with at least so many added and removed lines belong to it.
+    #[serde(default, deserialize_with = "in_range::<_, 1, 10_000_000>")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(super) min_lines: Option<u64>,
+    /// How often the agent may try, at most.
+    #[serde(default, deserialize_with = "in_range::<_, 1, 10>")]
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) rounds: Option<u64>,
+    /// Names of checks that are required here, though they are optional elsewhere.
     #[serde(default)]
-    pub(super) binaries: bool,
+    pub(super) require: Vec<CheckName>,
+    /// Checks that only run here.
+    #[serde(default, rename = "check")]
+    pub(super) checks: Vec<CheckTable>,
+    /// The pull request is a draft.
+    #[serde(default)]
+    pub(super) draft: bool,
+    /// Logins to ask for review.
+    #[serde(default)]
+    pub(super) reviewers: Vec<String>,
+    /// How many people are to approve the pull request. Onramp says so in the pull request; a rule of the branch holds it.
+    #[serde(default, deserialize_with = "in_range::<_, 1, 10>")]
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) approvals: Option<u64>,
+    /// The agent that works here.
+    #[schemars(with = "Option<String>")]
+    pub(super) agent: Option<AgentName>,
+    /// The model that the agent is told to use.
+    pub(super) model: Option<String>,
+    /// The only hosts that may be reached here, of those under [network]. Empty: none.
+    pub(super) network: Option<Vec<Host>>,
+    /// False: the agent gets no GPU here.
+    pub(super) gpu: Option<bool>,
+    /// Wall time of the agent in each round, at most.
+    pub(super) time: Option<Time>,
+    /// US dollars: no further round begins when the agent has used so much.
+    pub(super) budget: Option<Dollars>,
 }
 
 /// How pull requests are opened.

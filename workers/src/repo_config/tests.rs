@@ -1,5 +1,11 @@
 use super::*;
-use crate::sandbox::FileKind;
+use crate::{
+    policy::{
+        Rule,
+        rules::{PROTECTED, WORKFLOWS},
+    },
+    sandbox::FileKind,
+};
 
 fn file(path: &str, text: &str) -> TreeFile {
     TreeFile { path: path.into(), kind: FileKind::Regular, bytes: text.into() }
@@ -105,8 +111,8 @@ allow = ["Example.com", ".example.org"]
         policy.protected.contains(&"migrations/**".to_owned()) && policy.protected.contains(&"CODEOWNERS".to_owned())
     );
     assert!(!policy.protected.contains(&"**/AGENTS.md".to_owned()));
-    assert_eq!((policy.max_files, policy.max_bytes, policy.binaries), (7, 65_536, true));
-    assert_eq!(policy.allowed, ["src/**"]);
+    assert_eq!((policy.max_files, policy.max_bytes, policy.action(Rule::Binary)), (7, 65_536, Action::Note));
+    assert_eq!(policy.allowed, [["src/**"]]);
     assert_eq!(config.pull_request.draft, Draft::Always);
     assert_eq!(
         (&config.pull_request.labels[..], &config.pull_request.reviewers[..]),
@@ -145,8 +151,9 @@ fn what_is_left_out_has_a_default() {
     let config = load(CHECK);
     assert_eq!((config.limits.time.as_secs(), config.limits.idle.as_secs(), config.limits.rounds), (2700, 600, 3));
     assert_eq!(config.limits.sandbox, Limits::default());
-    assert_eq!(config.policy.protected, PROTECTED);
-    assert_eq!((config.policy.max_files, config.policy.max_bytes, config.policy.binaries), (100, 4 << 20, false));
+    let policy = &config.policy;
+    assert_eq!((policy.protected.len(), policy.workflows.len()), (PROTECTED.len(), WORKFLOWS.len()));
+    assert_eq!((policy.max_files, policy.max_bytes, policy.action(Rule::Binary)), (100, 4 << 20, Action::Block));
     assert!(config.network.allow.is_empty() && config.environment.setup.is_empty() && config.environment.gpu.is_none());
     assert!(load(&format!("{CHECK}[environment]\ngpu = false")).environment.gpu.is_none());
 }

@@ -8,9 +8,14 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, IntoDeserializer as _},
 };
-use tasks::{GpuRequest, gpu::MAX_GPUS};
+use tasks::{GpuRequest, gpu::MAX_GPUS, ledger::Money};
 
-use crate::{egress::presets, forbidden};
+use crate::{
+    egress::presets,
+    forbidden,
+    policy::rules::{BUILD_FILES, PROTECTED, WORKFLOWS},
+    toml_problem::did_you_mean,
+};
 
 /// Parses `90s`, `15m`, `1h30m`, `7d`.
 ///
@@ -87,11 +92,11 @@ fn from_text<'de, D: Deserializer<'de>, T>(
 }
 
 macro_rules! text_value {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $expected:literal, $pattern:literal, $parse:expr) => {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident($inner:ty), $expected:literal, $pattern:literal, $parse:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
         #[schemars(inline)]
-        pub(super) struct $name(#[schemars(with = "String", regex(pattern = $pattern))] pub(super) $inner);
+        $vis struct $name(#[schemars(with = "String", regex(pattern = $pattern))] pub(crate) $inner);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -103,7 +108,7 @@ macro_rules! text_value {
 
 text_value!(
     /// A time between one second and one day.
-    Time(Duration), "a duration such as \"15m\"", r"^\s*([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?\s*$", |text| {
+    pub(super) struct Time(Duration), "a duration such as \"15m\"", r"^\s*([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?\s*$", |text| {
         let time = parse_duration(text)?;
         match time.as_secs() {
             1..=86_400 => Ok(time),
@@ -114,7 +119,7 @@ text_value!(
 
 text_value!(
     /// A size of at least one byte.
-    Size(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
+    pub struct Size(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
         parse_size(text).and_then(|bytes| match bytes {
             0 => Err(format!("{text:?} is out of range; a size is at least \"1B\"")),
             _ => Ok(bytes),
@@ -124,7 +129,7 @@ text_value!(
 
 text_value!(
     /// The memory or disk of a sandbox: enough for anything to run at all.
-    SandboxSize(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
+    pub(super) struct SandboxSize(u64), "a size such as \"4GiB\"", r"^\s*[0-9]+\s*(B|KiB|MiB|GiB|TiB|KB|MB|GB)\s*$", |text| {
         parse_size(text).and_then(|bytes| match bytes {
             n if n < 16 << 20 => Err(format!("{text:?} is out of range; a sandbox needs at least \"16MiB\"")),
             _ => Ok(bytes),
@@ -134,7 +139,7 @@ text_value!(
 
 text_value!(
     /// The name of a check.
-    CheckName(String), "a name", r"^[A-Za-z0-9][A-Za-z0-9 ._/:+-]{0,59}$", |text| {
+    pub(super) struct CheckName(String), "a name", r"^[A-Za-z0-9][A-Za-z0-9 ._/:+-]{0,59}$", |text| {
         let mut bytes = text.bytes();
         let starts = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
         let goes_on = bytes.all(|b| b.is_ascii_alphanumeric() || b" ._/:+-".contains(&b));
@@ -148,7 +153,7 @@ text_value!(
 
 text_value!(
     /// A command line for `sh -c`.
-    CommandLine(String), "a command line", r"\S", |text| {
+    pub(super) struct CommandLine(String), "a command line", r"\S", |text| {
         if text.trim().is_empty() {
             Err("the command is empty; write what `sh -c` is to run".to_owned())
         } else if text.contains('\0') {
@@ -161,7 +166,7 @@ text_value!(
 
 text_value!(
     /// The name of an environment variable.
-    VariableName(String), "the name of an environment variable", "^[A-Za-z_][A-Za-z0-9_]*$", |text| {
+    pub(super) struct VariableName(String), "the name of an environment variable", "^[A-Za-z_][A-Za-z0-9_]*$", |text| {
         let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         if let Some(why) = forbidden::why_no_variable(text) {
             Err(format!("{text} cannot be set here: {why}"))
@@ -234,7 +239,7 @@ fn known_placeholders(text: &str, known: &[&str]) -> Result<String, String> {
 
 text_value!(
     /// A glob over paths of the repository.
-    PathGlob(String), "a glob such as \"src/**\"", r"^[^/]", |text| {
+    pub struct PathGlob(String), "a glob such as \"src/**\"", r"^[^/]", |text| {
         if let Some(stem) = text.strip_prefix('/').or_else(|| text.strip_prefix("./")) {
             return Err(format!("{text:?} cannot match; globs start at the top of the repository: write {stem:?}"));
         }
@@ -252,8 +257,40 @@ text_value!(
 );
 
 text_value!(
+    /// One of the globs that are protected in every repository.
+    pub struct Unprotect(String), "one of the globs that are protected in every repository", r"\S", |text| {
+        let known = [PROTECTED, WORKFLOWS, BUILD_FILES].concat();
+        if known.contains(&text) {
+            return Ok(text.to_owned());
+        }
+        let hint = did_you_mean(text, &known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+        Err(format!("{text:?} is not among the globs that are protected in every repository{hint}"))
+    }
+);
+
+text_value!(
+    /// The name of a tier of risk.
+    pub(super) struct TierName(String), "a name", r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}$", |text| {
+        let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let goes_on = text.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._-".contains(&b));
+        if starts && goes_on && text.len() <= 40 {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text:?} is not a name for a tier; use up to 40 letters, digits, spaces and ._-"))
+        }
+    }
+);
+
+text_value!(
+    /// An amount of US dollars.
+    pub(super) struct Dollars(Money), "an amount such as \"2.50\"", r"^\s*\$?[0-9]+(\.[0-9]{1,6})?\s*$", |text| {
+        text.parse::<Money>().map_err(|error| error.to_string())
+    }
+);
+
+text_value!(
     /// A host name, a suffix that starts with a dot, or the name of a preset.
-    Host(String), "a host such as \"example.com\"", r"^(preset:[a-z0-9-]+|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)$", parse_host
+    pub(super) struct Host(String), "a host such as \"example.com\"", r"^(preset:[a-z0-9-]+|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)$", parse_host
 );
 
 /// `example.com`, or `.example.com` for everything below it. Addresses are refused: a name says who is meant, and a
@@ -301,7 +338,7 @@ pub(crate) fn glob(pattern: &str, ignore_case: bool) -> Result<GlobMatcher, glob
 }
 
 /// A whole number in a range, named in the error.
-pub(super) fn in_range<'de, D, const LOW: u64, const HIGH: u64>(deserializer: D) -> Result<Option<u64>, D::Error>
+pub(crate) fn in_range<'de, D, const LOW: u64, const HIGH: u64>(deserializer: D) -> Result<Option<u64>, D::Error>
 where
     D: Deserializer<'de>,
 {

@@ -8,7 +8,7 @@ use crate::{
     artifacts::Artifacts,
     checkout::Base,
     forge::Said,
-    repo_config::RepoConfig,
+    repo_config::{RepoConfig, TaskLimits},
     revision::Revision,
     text,
 };
@@ -49,7 +49,7 @@ impl Conversation {
             pull_request: request.revises,
             conflicts: revision.map(Revision::conflict_names).unwrap_or_default(),
             checks: config.checks.iter().map(|check| (check.name.as_str(), check.command.as_str())).collect(),
-            protected: config.policy.protected.iter().map(String::as_str).collect(),
+            protected: config.policy.forbidden().collect(),
             hosts: config.network.allow.iter().map(String::as_str).collect(),
         })
         .map_err(Failure::internal)?;
@@ -80,6 +80,12 @@ impl Conversation {
             number: self.rounds,
             finish,
         }
+    }
+
+    /// Whether one more round may begin: there is one left, and the agent has not used what its tier of risk gives it.
+    pub(super) fn may_go_on(&self, limits: &TaskLimits) -> bool {
+        let used = self.usage.cost_microusd.unwrap_or(0);
+        self.rounds < limits.rounds && limits.budget.is_none_or(|budget| used < budget.as_microusd())
     }
 
     pub(super) fn heard(&mut self, said: agent::AgentResult) {

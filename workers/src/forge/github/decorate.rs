@@ -103,6 +103,11 @@ async fn add(
     unreachable!("the last turn returns")
 }
 
+/// The labels of an issue or pull request.
+pub(super) async fn labels(at: &Reach, number: u64) -> Result<Vec<String>, Failure> {
+    labels_of(at, number).await.map_err(|trouble| trouble.failure("read labels", Code::PermissionDenied))
+}
+
 async fn labels_of(at: &Reach, number: u64) -> Result<Vec<String>, Trouble> {
     let route = format!("/repos/{}/issues/{number}/labels?per_page=100", at.repository.full_name);
     let labels = at.api.get::<Vec<Label>>(&route).await?.value;

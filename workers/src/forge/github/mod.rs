@@ -266,6 +266,10 @@ impl Forge for GitHubForge {
         discussion::before(&self.reach(repo).await?, issue, until, but).await
     }
 
+    async fn labels(&self, repo: &RepoName, number: u64) -> Result<Vec<String>, Failure> {
+        decorate::labels(&self.reach(repo).await?, number).await
+    }
+
     async fn react(&self, repo: &RepoName, to: ReactTo, reaction: Reaction) -> Result<(), Failure> {
         talk::react(&self.reach(repo).await?, to, reaction).await
     }
