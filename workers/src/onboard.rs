@@ -23,7 +23,7 @@ use crate::{
     policy,
     progress::Progress,
     publish::{self, Publication},
-    repo_config::{FILE_NAME, Policy, RepoConfig},
+    repo_config::{FILE_NAME, RepoConfig},
     run::Hands,
     sandbox::{FileKind, SandboxSpec, TreeFile},
     text,
@@ -147,7 +147,9 @@ impl Asked<'_> {
         let file = TreeFile { path: FILE_NAME.into(), kind: FileKind::Regular, bytes: written(config)?.into_bytes() };
         let patched = Patch::new(base.commit.clone(), vec![PatchEntry::Write(file)])?.onto(mirror).await?;
         // Nothing but this file, which no ordinary change may touch.
-        let only = Policy { protected: Vec::new(), allowed: vec![FILE_NAME.to_owned()], ..config.policy.clone() };
+        let mut only = config.policy.clone();
+        only.protected.clear();
+        only.allowed = vec![vec![FILE_NAME.to_owned()]];
         let allowed = policy::check(patched, &only).map_err(|violations| {
             let words: Vec<_> = violations.into_iter().map(|violation| violation.message).collect();
             Failure::new(Code::PolicyRejected, words.join(" "))

@@ -173,7 +173,7 @@ async fn try_out(
     let cancel = CancellationToken::new();
     let report = run_task(hands, &task, &Fence::open(), &show.progress(), &cancel, &CancellationToken::new()).await;
     match report {
-        Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence) } => {
+        Report::Finished { outcome: Outcome::DiffVerified, evidence: Some(evidence), .. } => {
             show.line("auth: the model answered");
             show.line(&format!("cost: {}", cost(&evidence.usage)));
             show.line(&edit(&evidence));
@@ -183,7 +183,7 @@ async fn try_out(
             Code::NothingChanged,
             format!("The agent `{}` ended and left the wrong number as it was", agent.name()),
         )),
-        Report::Failed { failure, evidence } => {
+        Report::Failed { failure, evidence, .. } => {
             if let Some(evidence) = evidence {
                 show.line(&format!("cost: {}", cost(&evidence.usage)));
             }

@@ -128,9 +128,8 @@ mod tests {
         };
         assert_eq!(found.len(), n_keys(&example));
         for Entry { path, words, default } in found {
-            let value = path.split('.').fold(Some(toml::Value::Table(example.clone())), |value, part| {
-                value.and_then(|value| value.get(part).cloned())
-            });
+            let value =
+                path.split('.').try_fold(toml::Value::Table(example.clone()), |value, part| value.get(part).cloned());
             assert_eq!(value.unwrap().to_string(), default, "{path}");
             assert!(!words.is_empty() || path.starts_with("models."), "{path} has no words");
         }

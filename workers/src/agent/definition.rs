@@ -162,16 +162,6 @@ impl DefinitionFile {
 }
 
 impl AgentDefinition {
-    /// What it is called.
-    pub fn name(&self) -> &AgentName {
-        &self.name
-    }
-
-    /// The model that it is told to use; `None`: it chooses.
-    pub fn model(&self) -> Option<&str> {
-        self.model.as_deref()
-    }
-
     /// How to bring it into a sandbox, in words.
     pub fn install(&self) -> Option<&str> {
         self.install.as_deref()

@@ -180,7 +180,7 @@ text_value!(
 
 text_value!(
     /// A line at the end of a commit message.
-    Trailer(String), "a trailer such as \"Requested-by: {requester}\"", r"^[A-Za-z][A-Za-z0-9-]*: \S", |text| {
+    pub(super) struct Trailer(String), "a trailer such as \"Requested-by: {requester}\"", r"^[A-Za-z][A-Za-z0-9-]*: \S", |text| {
         let Some((name, value)) = text.split_once(": ") else {
             return Err(format!("{text:?} is not a trailer; write \"Name: value\""));
         };
@@ -201,7 +201,7 @@ text_value!(
 
 text_value!(
     /// How branches are named.
-    BranchPattern(String), "a pattern such as \"onramp/{issue}-{slug}-{id}\"", r"^[A-Za-z0-9][A-Za-z0-9._/{}-]*\{id\}$", |text| {
+    pub(super) struct BranchPattern(String), "a pattern such as \"onramp/{issue}-{slug}-{id}\"", r"^[A-Za-z0-9][A-Za-z0-9._/{}-]*\{id\}$", |text| {
         if !text.ends_with("{id}") {
             return Err(format!("{text:?} does not end in {{id}}, by which Onramp knows its own branches again"));
         }
@@ -217,7 +217,7 @@ text_value!(
 
 text_value!(
     /// A file of the repository.
-    FilePath(String), "the path of a file", r"^[^/]", |text| {
+    pub(super) struct FilePath(String), "the path of a file", r"^[^/]", |text| {
         let is_path = !text.starts_with('/') && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if is_path { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a path from the top of the repository")) }
     }
