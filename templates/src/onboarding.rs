@@ -91,7 +91,31 @@ mod tests {
             prebuild: vec![],
             checks: vec![entry("npm test", true), entry("make gpu", false)],
         };
-        insta::assert_snapshot!(repo_config(&text).unwrap(), @"");
+        insta::assert_snapshot!(repo_config(&text).unwrap(), @r##"
+        # How Onramp works on this repository. It is read from this branch only, never from a change.
+        # `onramp schema` prints every key; an unknown one is an error with a suggestion.
+        version = 1
+
+        [environment]
+        # An image needs a Docker engine where the tasks run; without one their machine's own tools are used.
+        # image = "…"
+        # Run before the agent starts and before the checks run.
+        setup = ["npm ci"]
+
+        # What has to pass before a pull request exists, in a sandbox that the agent never saw.
+        [[check]]
+        name = "npm test"
+        command = "npm test"
+
+        [[check]]
+        name = "make gpu"
+        command = "make gpu"
+        # It did not pass on the untouched code, so it holds nothing back yet. Mend it, then take this line out.
+        required = false
+
+        # [network]
+        # allow = ["registry.example.org"]   # nothing else can be reached from a sandbox
+        "##);
     }
 
     #[test]
@@ -106,7 +130,22 @@ mod tests {
             checks: vec![passed_check(), failed_check()],
         };
         let body = onboarding(&context).unwrap();
-        insta::assert_snapshot!(body.split("<details>").next().unwrap(), @"");
+        insta::assert_snapshot!(body.split("<details>").next().unwrap(), @r##"
+        This adds `.onramp.toml`, which tells Onramp how a change to this repository is checked. It was found from `Cargo.toml (cargo test --locked)`.
+
+        **Merge** it to keep these checks, edit it first if they are not right, or **close** it: then Onramp looks anew at each task.
+
+        **Measured** at `main@a1b2c3d4e5` in a clean sandbox (`rust:1.91@sha256:0011`), with this one file added:
+
+        | check | result | time |
+        |---|---|---|
+        | `make gpu` | failed (exit code 2) | 350 ms |
+        | `cargo test --locked \| tee log` | passed | 41 s |
+
+        **Look here first**: `gpu` did not pass on the untouched code, so it holds nothing back yet. Often a tool or a service is missing in the sandbox: name an `image`, commands for `setup`, or hosts under `[network]`.
+
+        From then on, an issue that gets the label `onramp` from somebody with write permission becomes a pull request that passed these checks.
+        "##);
         assert!(!body.contains('@') || body.split('`').step_by(2).all(|outside| !outside.contains('@')), "{body}");
     }
 }

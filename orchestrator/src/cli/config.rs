@@ -128,8 +128,8 @@ mod tests {
         };
         assert_eq!(found.len(), n_keys(&example));
         for Entry { path, words, default } in found {
-            let value =
-                path.split('.').try_fold(toml::Value::Table(example.clone()), |value, part| value.get(part).cloned());
+            let whole = toml::Value::Table(example.clone());
+            let value = path.split('.').try_fold(&whole, |value, part| value.get(part));
             assert_eq!(value.unwrap().to_string(), default, "{path}");
             assert!(!words.is_empty() || path.starts_with("models."), "{path} has no words");
         }
