@@ -6,8 +6,10 @@
 mod budget;
 mod egress;
 mod hooks;
+mod host_limit;
 mod pulls;
 mod rules;
+mod slack;
 mod values;
 
 use std::{
@@ -20,13 +22,15 @@ pub use self::{
     budget::Budget,
     egress::{Egress, Model, Registry, SetupSecret},
     hooks::Hook,
+    host_limit::HostLimit,
     pulls::{Pulls, Stale},
     rules::Evidence,
+    slack::Slack,
     values::{Period, Size},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
-use tasks::{AgentName, Code, Failure, RepoName};
+use tasks::{AgentName, Code, Failure};
 use workers::{forbidden, policy::OperatorPolicy, publish::Via, repo_config::TierTable, sandbox::isolation::Isolation};
 
 /// The lowest layer.
@@ -92,20 +96,6 @@ pub struct GitHub {
     pub write_pause: Period,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
-pub struct Slack {
-    pub bot_token: Secret,
-    pub app_token: Secret,
-    pub signing_secrets: Vec<Secret>,
-    pub api_url: String,
-    pub default_repository: String,
-    pub people: BTreeMap<String, String>,
-    pub channels: BTreeMap<String, RepoName>,
-    pub words: BTreeMap<String, RepoName>,
-}
-
 /// Which kind of sandbox to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,29 +122,6 @@ pub struct Sandbox {
     pub accept_host_tools: bool,
     pub accept_without: Vec<HostLimit>,
     pub expose: Vec<PathBuf>,
-}
-
-/// A limit that a host without the right control groups cannot enforce for sandboxes out of namespaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HostLimit {
-    /// Memory of the whole sandbox.
-    Memory,
-    /// Processes of the whole sandbox.
-    Pids,
-    /// CPU time of the whole sandbox.
-    Cpu,
-}
-
-impl HostLimit {
-    /// The word in the configuration, which is also the name of the control group's controller.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Pids => "pids",
-            Self::Cpu => "cpu",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

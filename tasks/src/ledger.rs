@@ -8,85 +8,19 @@
 //! What cannot be measured is never taken for nothing: an exchange with a model whose price nobody knows is counted in
 //! [`Usage::n_unpriced`], and an attempt with an allowance of money ends there.
 
-use std::{fmt, str::FromStr};
+mod account;
+mod money;
 
-use chrono::{Datelike, Months, NaiveDate, NaiveTime};
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Timestamp,
-    repo::{NameError, RepoName},
-    task::{Actor, TaskId},
+pub use self::{
+    account::{Account, Month},
+    money::Money,
 };
-
-/// Money, in millionths of a US dollar.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Money(u64);
-
-impl Money {
-    /// Nothing.
-    pub const ZERO: Self = Self(0);
-
-    /// So many millionths of a dollar.
-    pub const fn microusd(microusd: u64) -> Self {
-        Self(microusd)
-    }
-
-    /// In millionths of a dollar.
-    pub const fn as_microusd(self) -> u64 {
-        self.0
-    }
-
-    /// Both together; a sum that is too large is the largest.
-    #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
-    }
-
-    /// What is left of it; never less than nothing.
-    #[must_use]
-    pub const fn minus(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
-    }
-}
-
-impl fmt::Display for Money {
-    /// `$1.50`; below a cent as many digits as it takes, so that something is never shown as nothing.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (dollars, rest) = (self.0 / 1_000_000, self.0 % 1_000_000);
-        if dollars > 0 || rest == 0 || rest >= 10_000 {
-            // Half a cent and more is one, so a sum may read as the next dollar.
-            let cents = (self.0.saturating_add(5_000)) / 10_000;
-            return write!(f, "${}.{:02}", cents / 100, cents % 100);
-        }
-        write!(f, "$0.{}", format!("{rest:06}").trim_end_matches('0'))
-    }
-}
-
-impl FromStr for Money {
-    type Err = NameError;
-
-    /// `5`, `2.50`, `$0.000125`: dollars, with up to six digits after the point.
-    fn from_str(value: &str) -> Result<Self, NameError> {
-        let parse = || {
-            let text = value.trim();
-            let text = text.strip_prefix('$').unwrap_or(text);
-            let (dollars, rest) = text.split_once('.').unwrap_or((text, "0"));
-            let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            if !digits(dollars) || !digits(rest) || rest.len() > 6 {
-                return None;
-            }
-            let micros: u64 = format!("{rest:0<6}").parse().ok()?;
-            dollars.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)
-        };
-        parse().map(Self).ok_or_else(|| NameError {
-            value: value.chars().take(120).collect(),
-            expected: "an amount in US dollars such as \"2.50\", with at most six digits after the point",
-        })
-    }
-}
+use crate::task::TaskId;
 
 /// Tokens of models, as their providers count them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -402,124 +336,6 @@ impl Allowance {
             let uncounted = *meter == Meter::Money && used.n_unpriced > 0;
             self.of(*meter).is_some_and(|amount| uncounted || used.of(*meter) >= amount)
         })
-    }
-}
-
-/// Who pays: what a task uses counts for each of these.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Account {
-    /// All tasks together.
-    All,
-    /// A repository.
-    Repository {
-        /// Which.
-        repo: RepoName,
-    },
-    /// Whoever asked.
-    Requester {
-        /// The login when it was first seen.
-        login: String,
-        /// The number on the forge, which no rename changes.
-        id: Option<u64>,
-    },
-    /// A team of the configuration.
-    Team {
-        /// Its name there.
-        name: String,
-    },
-}
-
-impl Account {
-    /// The account of a person.
-    pub fn of(actor: &Actor) -> Self {
-        Self::Requester { login: actor.login.clone(), id: actor.id }
-    }
-
-    /// What makes two accounts the same.
-    pub fn key(&self) -> String {
-        match self {
-            Self::All => "all".to_owned(),
-            Self::Repository { repo } => format!("repository:{repo}"),
-            Self::Requester { id: Some(id), .. } => format!("requester:{id}"),
-            Self::Requester { id: None, login } => format!("requester:@{login}"),
-            Self::Team { name } => format!("team:{name}"),
-        }
-    }
-}
-
-impl fmt::Display for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("all tasks"),
-            Self::Repository { repo } => repo.fmt(f),
-            Self::Requester { login, .. } => write!(f, "@{login}"),
-            Self::Team { name } => write!(f, "team {name}"),
-        }
-    }
-}
-
-/// A calendar month, UTC: the period of limits and bills.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Month {
-    year: i32,
-    month: u32,
-}
-
-impl Month {
-    /// The month of a moment.
-    pub fn of(at: Timestamp) -> Self {
-        Self { year: at.year(), month: at.month() }
-    }
-
-    /// When the next one begins.
-    pub fn end(self) -> Timestamp {
-        let first =
-            NaiveDate::from_ymd_opt(self.year, self.month, 1).and_then(|day| day.checked_add_months(Months::new(1)));
-        first.map_or(Timestamp::MAX_UTC, |day| day.and_time(NaiveTime::MIN).and_utc())
-    }
-}
-
-impl fmt::Display for Month {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04}-{:02}", self.year, self.month)
-    }
-}
-
-impl FromStr for Month {
-    type Err = NameError;
-
-    fn from_str(value: &str) -> Result<Self, NameError> {
-        let parse = || {
-            let (year, month) = value.split_once('-')?;
-            let month = Self { year: year.parse().ok()?, month: month.parse().ok()? };
-            (value.len() == 7 && (1970..=9999).contains(&month.year) && (1..=12).contains(&month.month))
-                .then_some(month)
-        };
-        parse()
-            .ok_or_else(|| NameError { value: value.chars().take(120).collect(), expected: "a month such as 2026-11" })
-    }
-}
-
-impl Serialize for Month {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Month {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Month {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Month".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$" })
     }
 }
 

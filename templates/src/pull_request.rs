@@ -7,7 +7,7 @@ use crate::{CheckLine, Output, RenderError, markdown, render};
 /// What forges take with room to spare: GitHub refuses a body of more than 65,536 characters.
 const MAX_BODY_BYTES: usize = 60_000;
 /// Rows of the table of checks that are seen without unfolding.
-const MAX_ROWS: usize = 6;
+const MAX_ROWS: usize = 4;
 /// Lines of the summary that are seen without unfolding.
 const MAX_SUMMARY_LINES: usize = 5;
 const MAX_SUMMARY_CHARS: usize = 1_500;

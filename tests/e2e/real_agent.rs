@@ -4,7 +4,7 @@
 use serde_json::json;
 use tests::{
     Backend, Setup,
-    model::{ScriptedModel, Turn},
+    model::{Fault, ScriptedModel, Turn},
     onramp::{AGENTS_IMAGE, REPO},
     target,
 };
@@ -88,4 +88,47 @@ async fn codex_edits_through_the_gateway_and_never_sees_the_key(backend: Backend
         ]
     };
     publishes_without_ever_seeing_the_key(backend, "codex", "openai", script).await;
+}
+
+/// The turns of each agent that make the change, and the faults that come on the way. Claude Code gives an answer up that
+/// broke off, so it gets none of those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outages_and_slow_answers_on_the_way_change_nothing_and_what_was_used_is_counted_not_believed() {
+    let status = Fault::Status;
+    let file = "/workspace/answer.txt";
+    let claude = vec![
+        Turn::Call("Read", json!({ "file_path": file })),
+        Turn::Call("Edit", json!({ "file_path": file, "old_string": "41", "new_string": "42" })),
+        Turn::Say("I corrected the answer."),
+    ];
+    let codex = vec![
+        Turn::Call("exec_command", json!({ "cmd": "echo 42 > answer.txt" })),
+        Turn::Say("I corrected the answer."),
+    ];
+    for (agent, provider, script, faults) in [
+        ("claude", "anthropic", claude, vec![status(429), status(529), Fault::Drip, status(500), status(502)]),
+        ("codex", "openai", codex, vec![status(503), Fault::Drip, status(500), Fault::Cut]),
+    ] {
+        let model = ScriptedModel::start(Setup::model_key(), script).await;
+        model.fail(faults);
+        let onramp = Setup::new(Backend::Namespace)
+            .model(provider, model.url())
+            .configure(move |config| {
+                config.agent.default = agent.parse().unwrap();
+                config.sandbox.expose.push(target::agents());
+            })
+            .start()
+            .await;
+        onramp.ask("The answer is wrong", "It should be 42.").await;
+        let tasks = onramp.until_all_ended().await;
+        assert_eq!(tasks[0].state.word(), "done", "{agent}: {:#?}\n{:#?}", tasks[0].state, onramp.progress());
+        let evidence: serde_json::Value = serde_json::from_str(&onramp.artifact(&tasks[0], "evidence.json")).unwrap();
+        let used = &evidence["egress"]["models"][0];
+        // The scripted model counts 120 tokens for each question and 30 for each answer that came to its end.
+        let whole = used["n_exchanges"].as_u64().unwrap() - used["n_estimated"].as_u64().unwrap();
+        assert!(whole >= 2 && used["n_failed"] == 0, "{agent}: {used:#}");
+        assert!(used["tokens"]["input"].as_u64() >= Some(120 * whole), "{agent}: {used:#}");
+        assert!(evidence["claimed"].is_object(), "what the agent says is told apart: {evidence:#}");
+        onramp.end().await;
+    }
 }

@@ -11,21 +11,24 @@
 //! its threads hold the file's lock for a moment after that; large values are slow, so that requests lie in
 //! chunks of their own, written once. Nothing here may be called on a thread of the async runtime.
 
+mod dirs;
+
 use std::{
     any::Any,
     collections::{BTreeMap, HashMap, HashSet},
-    fs::{self, File, TryLockError},
+    fs::File,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Db, Tree};
 use tasks::{DedupeKey, Evidence, Month, RepoName, Task, TaskFilter, TaskId};
 
+pub(super) use self::dirs::{copy_aside, remove_dir, set_aside, swap};
 use super::{
     budget::{AccountKey, AccountRow},
     journal::Head,
@@ -37,9 +40,6 @@ use super::{
 
 const CACHE_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 48 << 10;
-/// How long a handle that was dropped may take to let go of its file.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
-const CLOSING_INTERVAL: Duration = Duration::from_millis(5);
 /// Opening reads every row; a hundred thousand tasks take about a second.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 const ROWS_PER_WRITE: usize = 1000;
@@ -119,8 +119,8 @@ pub(super) struct Index {
 impl Index {
     /// Opens it, and looks at every row: what does not add up is an error, never a smaller answer.
     pub(super) fn open(dir: &Path, lock: Arc<File>) -> Result<Self, IndexError> {
-        wait_until_closed(dir)?;
-        remove_unfinished_snapshots(dir)?;
+        dirs::wait_until_closed(dir)?;
+        dirs::remove_unfinished_snapshots(dir)?;
         let dir = dir.to_owned();
         within(OPEN_TIMEOUT, move || {
             guarded(|| {
@@ -409,81 +409,6 @@ pub(super) fn close<T>(index: T) {
     }) {
         tracing::warn!(%error, "the index was not closed cleanly; it will be brought up to date from the journal");
     }
-}
-
-/// Moves an index that cannot be used out of the way. The last one is kept with the reason in it (`WHY`).
-pub(super) fn set_aside(dir: &Path, why: &str) -> io::Result<()> {
-    let aside = dir.with_extension("damaged");
-    remove_dir(&aside)?;
-    match fs::rename(dir, &aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        moved => moved?,
-    }
-    if let Err(error) = fs::write(aside.join("WHY"), why) {
-        tracing::warn!(%error, "the reason is not kept with the index that was put aside");
-    }
-    Ok(())
-}
-
-/// Copies an index into a fresh one beside it.
-pub(super) fn copy_aside(index: &Index, dir: &Path) -> Result<(), IndexError> {
-    let fresh = dir.with_extension("fresh");
-    remove_dir(&fresh)?;
-    index.copy_to(&fresh)
-}
-
-/// Puts the fresh copy in the place of an index that is closed. A crash half-way leaves none, which is then made anew
-/// from the journal.
-pub(super) fn swap(dir: &Path) -> Result<(), IndexError> {
-    wait_until_closed(dir)?;
-    let old = dir.with_extension("bloated");
-    remove_dir(&old)?;
-    fs::rename(dir, &old)?;
-    fs::rename(dir.with_extension("fresh"), dir)?;
-    Ok(remove_dir(&old)?)
-}
-
-/// Removes a directory with everything in it, if it is there.
-pub(super) fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// sled's own threads hold the file, and its lock, for a moment after the handle was dropped. Nobody else can: whoever
-/// opens an index holds the lock of the data directory.
-fn wait_until_closed(dir: &Path) -> Result<(), IndexError> {
-    let file = match File::open(dir.join("db")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    let deadline = Instant::now() + CLOSING_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file.unlock()?),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(IndexError::Busy),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(CLOSING_INTERVAL),
-        }
-    }
-}
-
-fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = %name, "removed a snapshot that a crash left half-written");
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// sled reports some damage by a panic; here it becomes an error like any other.

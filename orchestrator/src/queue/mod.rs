@@ -26,6 +26,7 @@ mod ready;
 mod row;
 mod turns;
 mod verbs;
+mod work;
 
 use std::{
     collections::HashMap,
@@ -40,9 +41,8 @@ use std::{
 use async_trait::async_trait;
 use chrono::Duration;
 use tasks::{
-    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, Month, QueueError, Received, RepoName, Report,
-    Spending, Stage, Task, TaskEvent, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkQueue, WorkerName,
-    queue::Renewal,
+    Actor, Change, Code, DedupeKey, Evidence, Failure, Intake, Lease, Month, QueueError, Received, RepoName, Spending,
+    Task, TaskEvent, TaskFilter, TaskId, TaskRequest, TaskState, Timestamp, WorkerName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -454,35 +454,6 @@ impl Intake for Queue {
     async fn list(&self, filter: TaskFilter) -> Result<Vec<Task>, QueueError> {
         let tasks = self.ask(move |index| index.list(&filter)).await?;
         Ok(tasks.into_iter().map(|task| self.with_expiry(task)).collect())
-    }
-}
-
-#[async_trait]
-impl WorkQueue for Queue {
-    async fn lease(&self, worker: &WorkerName) -> Result<(Task, Lease), QueueError> {
-        let mut ready = self.shared.ready.subscribe();
-        loop {
-            ready.borrow_and_update();
-            let due = match self.grant(worker).await? {
-                Ok(grant) => return grant.take().ok_or(QueueError::ShuttingDown),
-                Err(due) => due,
-            };
-            tokio::select! {
-                () = self.shared.stop.cancelled() => return Err(QueueError::ShuttingDown),
-                changed = ready.changed() => changed.map_err(|_| QueueError::ShuttingDown)?,
-                () = sleep_until(due, self.now()) => {}
-            }
-        }
-    }
-
-    async fn renew(&self, lease: &Lease, stage: Stage) -> Result<Renewal, QueueError> {
-        let (lease, now, lasts) = (lease.clone(), self.now(), self.shared.options.lease);
-        self.submit(move |draft| verbs::renew(draft, &lease, stage, lasts, now)).await
-    }
-
-    async fn report(&self, lease: &Lease, report: Report) -> Result<(), QueueError> {
-        let (lease, now) = (lease.clone(), self.now());
-        self.submit(move |draft| verbs::report(draft, &lease, report, now)).await
     }
 }
 

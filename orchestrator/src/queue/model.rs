@@ -18,7 +18,7 @@
 //! `PROPTEST_CASES=70000 cargo test --release -p orchestrator --lib queue::model -- --nocapture` is two million operations,
 //! and `PROPTEST_RNG_SEED=N` begins with history N.
 
-use tasks::{Account, Allowance, Meter, Month, Priority, TaskState};
+use tasks::{Account, Allowance, Meter, Month, Priority, Report, Stage, TaskState, WorkQueue as _, queue::Renewal};
 use tempfile::TempDir;
 
 use super::{

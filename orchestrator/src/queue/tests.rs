@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Instant};
 
 use tasks::{
-    AgentName, CheckOutcome, CheckResult, Deliver, Instruction, Outcome, Priority, PullRequest, RepoName, Resources,
-    RetryPolicy, Source, TokenUsage,
+    AgentName, CheckOutcome, CheckResult, Deliver, Instruction, Outcome, Priority, PullRequest, RepoName, Report,
+    Resources, RetryPolicy, Source, Stage, TokenUsage, WorkQueue as _, queue::Renewal,
 };
 use tempfile::TempDir;
 

@@ -186,7 +186,11 @@ impl Bases {
         loop {
             let now = (self.clock)();
             if collect_at <= now {
-                self.collect(now, false).await;
+                // A task may be building the base that it needs.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _building = self.building.lock() => { self.collect(now, false).await; }
+                }
                 collect_at = now + COLLECT_INTERVAL;
             }
             let changed = self.changed.notified();
