@@ -1,7 +1,8 @@
 //! How an operator reaches the queue: through the process that has it open, or, where there is none, by opening it.
 //!
-//! `onramp serve` listens on a socket inside the queue's own directory, which only its user can enter: whoever can speak
-//! to it could as well change the files. One line of JSON asks, one answers.
+//! `onramp serve` answers on a socket inside the queue's own directory, which only its user can enter: whoever can speak to it
+//! could as well change the files. What it answers is the API. Where nobody serves, whoever asks serves themselves for as long as
+//! it takes, so that there is one way to ask.
 
 use std::{
     fs::{self, File},
@@ -9,81 +10,23 @@ use std::{
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use tasks::{Actor, Code, Evidence, Failure, Intake, Month, QueueError, RepoName, Spending, Task, TaskFilter, TaskId};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream},
-};
+use axum::Router;
+use reqwest::{Method, Response};
+use serde::{Serialize, de::DeserializeOwned};
+use tasks::{Code, Failure};
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::queue::{Queue, QueueOptions};
-
-const MAX_QUESTION_BYTES: u64 = 64 << 10;
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Digits that name a task when they are the end of its id; fewer would name too many.
-const MIN_DIGITS: usize = 4;
-
-/// What an operator may ask.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case")]
-pub enum Question {
-    /// Many tasks, newest first.
-    List {
-        /// Only of this repository.
-        repo: Option<RepoName>,
-        /// Only those that wait or run.
-        unfinished: bool,
-        /// Only those that were set aside because their workers vanish.
-        dead: bool,
-        /// At most so many.
-        limit: usize,
-    },
-    /// One task.
-    Show {
-        /// Its id, or the end of it.
-        task: String,
-    },
-    /// What was used in a month, and what is left.
-    Budget {
-        /// Which; `None`: this one.
-        month: Option<Month>,
-    },
-    /// Put it back into the queue.
-    Requeue {
-        /// Its id, or the end of it.
-        task: String,
-    },
-    /// Let a repository go on that was left alone because nobody did anything with its pull requests.
-    Resume {
-        /// Which.
-        repo: RepoName,
-    },
-    /// Stop it.
-    Cancel {
-        /// Its id, or the end of it.
-        task: String,
-        /// Who asks.
-        by: String,
-    },
-}
-
-/// What is answered.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// Many tasks.
-    Tasks(Vec<Task>),
-    /// One task as it is now, and what its last verification showed.
-    Task(Box<Task>, Option<Box<Evidence>>),
-    /// What every account used.
-    Spending(Vec<Spending>),
-    /// It was not done.
-    Refused(Failure),
-}
+use crate::{
+    api::{self, OPERATOR_HEADER, Problem},
+    config::Config,
+    front::{Front, Tokens},
+    now,
+    queue::{self, Queue},
+    wiring,
+};
 
 /// Where the socket lies.
 pub fn socket(data: &Path) -> PathBuf {
@@ -91,7 +34,7 @@ pub fn socket(data: &Path) -> PathBuf {
 }
 
 /// Answers operators until the shutdown. A socket that cannot be made is a warning: the work does not need it.
-pub fn serve(socket: &Path, queue: Arc<Queue>, shutdown: CancellationToken, tracker: &TaskTracker) {
+pub fn serve(socket: &Path, router: Router, shutdown: CancellationToken, tracker: &TaskTracker) {
     let listener = match short(socket).and_then(|(_dir, path)| {
         // The queue is ours alone, so what lies here was left by a process that is gone.
         match fs::remove_file(&path) {
@@ -107,83 +50,11 @@ pub fn serve(socket: &Path, queue: Arc<Queue>, shutdown: CancellationToken, trac
         }
     };
     tracker.spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let queue = queue.clone();
-                    tokio::spawn(async move {
-                        let answered = tokio::time::timeout(QUESTION_TIMEOUT, converse(stream, &queue)).await;
-                        tracing::debug!(?answered, "an operator was answered");
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "an operator could not be heard");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::warn!(%error, "operators can ask this process nothing any more");
         }
     });
-}
-
-async fn converse(mut stream: UnixStream, queue: &Queue) -> io::Result<()> {
-    let (read, mut write) = stream.split();
-    let mut line = String::new();
-    BufReader::new(read.take(MAX_QUESTION_BYTES)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(question) => answer(queue, question).await,
-        Err(error) => Answer::Refused(Failure::internal(error)),
-    };
-    write.write_all(&serde_json::to_vec(&answer)?).await?;
-    write.write_all(b"\n").await
-}
-
-/// Asks the process that has the queue of this data directory open; where none has, opens it for the question.
-///
-/// # Errors
-/// The refusal, or that neither way was possible.
-pub async fn ask(data: &Path, options: QueueOptions, question: Question) -> Result<Answer, Failure> {
-    let path = socket(data);
-    let answer = match connect(&path).await {
-        Ok(stream) => put(stream, &question).await.map_err(|error| {
-            let message = format!("The process that has the task store open does not answer: {error}");
-            Failure::new(Code::StoreUnavailable, message).next("Look at its log; it may be closing just now.")
-        })?,
-        Err(_) => {
-            let dir = data.join("queue");
-            if !dir.exists() {
-                let message = format!("There is no task store in {}", dir.display());
-                return Err(Failure::new(Code::StoreUnavailable, message)
-                    .next("Name the data directory of `onramp serve` with --data-dir."));
-            }
-            let opened = tokio::task::spawn_blocking(move || Queue::open(&dir, options)).await;
-            let queue = opened.map_err(Failure::internal)??;
-            let answer = answer(&queue, question).await;
-            queue.shutdown().await;
-            answer
-        }
-    };
-    match answer {
-        Answer::Refused(failure) => Err(failure),
-        answer => Ok(answer),
-    }
-}
-
-async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let (_dir, path) = short(path)?;
-    UnixStream::connect(path).await
-}
-
-async fn put(mut stream: UnixStream, question: &Question) -> io::Result<Answer> {
-    let mut line = serde_json::to_vec(question)?;
-    line.push(b'\n');
-    stream.write_all(&line).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    Ok(serde_json::from_slice(&answer)?)
 }
 
 /// The path of a socket may have 107 bytes, and that of a data directory has more sometimes.
@@ -195,106 +66,136 @@ fn short(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((dir, by_descriptor))
 }
 
-async fn answer(queue: &Queue, question: Question) -> Answer {
-    answered(queue, question).await.unwrap_or_else(Answer::Refused)
+/// An operator who asks.
+pub struct Client {
+    http: reqwest::Client,
+    operator: String,
+    /// Open, because the path of the socket leads through it.
+    _dir: File,
+    own: Option<Own>,
 }
 
-async fn answered(queue: &Queue, question: Question) -> Result<Answer, Failure> {
-    let task = match question {
-        Question::List { repo, unfinished, dead, limit } => {
-            let wanted = (!dead).then_some(limit);
-            let mut tasks = queue.list(TaskFilter { repo, unfinished, limit: wanted }).await.map_err(refused)?;
-            tasks.retain(|task| !dead || is_dead(task));
-            tasks.truncate(limit);
-            return Ok(Answer::Tasks(tasks));
-        }
-        Question::Budget { month } => {
-            let month = month.unwrap_or_else(|| Month::of(crate::now()));
-            return Ok(Answer::Spending(queue.spending(month).await.map_err(refused)?));
-        }
-        Question::Show { task } => find(queue, &task).await?,
-        Question::Resume { repo } => {
-            let filter = TaskFilter { repo: Some(repo.clone()), ..TaskFilter::default() };
-            let tasks = queue.list(filter).await.map_err(refused)?;
-            let open = tasks.into_iter().find(|task| matches!(task.state, tasks::TaskState::PullRequestOpen { .. }));
-            let Some(open) = open else {
-                let message = format!("No pull request of Onramp is open in {repo}, so it is not left alone");
-                return Err(
-                    Failure::new(Code::Usage, message).next("`onramp list --repo` says what its tasks wait for.")
-                );
-            };
-            queue.notice(open.id, crate::now()).await.map_err(refused)?;
-            find(queue, &open.id.to_string()).await?
-        }
-        Question::Requeue { task } => {
-            let id = find(queue, &task).await?.id;
-            queue.requeue(id).await.map_err(refused)?;
-            find(queue, &id.to_string()).await?
-        }
-        Question::Cancel { task, by } => {
-            let id = find(queue, &task).await?.id;
-            queue.cancel(id, Actor { login: by, id: None }).await.map_err(refused)?;
-            find(queue, &id.to_string()).await?
-        }
-    };
-    let evidence = queue.evidence(task.id).await.map_err(refused)?;
-    Ok(Answer::Task(Box::new(task), evidence.map(Box::new)))
+/// The store, opened for the questions of this process.
+struct Own {
+    queue: Arc<Queue>,
+    closing: CancellationToken,
+    answering: TaskTracker,
 }
 
-/// Whether it was set aside because its workers vanish.
-fn is_dead(task: &Task) -> bool {
-    matches!(&task.state, tasks::TaskState::Failed { failure } if failure.code == Code::PoisonTask)
-}
-
-async fn find(queue: &Queue, text: &str) -> Result<Task, Failure> {
-    let unknown = || {
-        Failure::new(Code::Usage, format!("There is no task {}", text.chars().take(64).collect::<String>()))
-            .next("`onramp list` shows the tasks of this data directory.")
-    };
-    if let Ok(id) = text.parse::<TaskId>() {
-        return queue.get(id).await.map_err(refused)?.ok_or_else(unknown);
+impl Client {
+    /// Reaches the process that has the queue of this data directory open; where none has, opens it. `operator`: who asks, for
+    /// the audit log.
+    ///
+    /// # Errors
+    /// E062 when there is no store, E060 when a process has it open that does not answer.
+    pub async fn connect(config: &Config, operator: &str) -> Result<Self, Failure> {
+        let data = config.data_dir()?;
+        let path = socket(&data);
+        let own = match short(&path) {
+            Ok((_dir, path)) if UnixStream::connect(&path).await.is_ok() => None,
+            _ => Some(Own::open(&data, config).await?),
+        };
+        let (dir, path) = short(&path).map_err(|error| no_answer(&error))?;
+        let http = reqwest::Client::builder().unix_socket(path).no_proxy().build().map_err(Failure::internal)?;
+        Ok(Self { http, operator: operator.to_owned(), _dir: dir, own })
     }
-    let end = text.to_ascii_lowercase();
-    if end.len() < MIN_DIGITS || !end.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(unknown());
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// The refusal, or that there is no answer.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.read(self.send(Method::GET, path, None::<&()>, &[]).await?).await
     }
-    let tasks = queue.list(TaskFilter::default()).await.map_err(refused)?;
-    let mut found: Vec<_> = tasks.into_iter().filter(|task| task.id.to_string().ends_with(&end)).collect();
-    match (found.pop(), found.is_empty()) {
-        (Some(task), true) => Ok(task),
-        (Some(_), false) => {
-            let message = format!("More than one task ends in {end}");
-            Err(Failure::new(Code::Usage, message).next("Give more digits of the id."))
+
+    /// Asks for something to be done.
+    ///
+    /// # Errors
+    /// The refusal, or that there is no answer.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<T, Failure> {
+        self.read(self.send(Method::POST, path, body, &[]).await?).await
+    }
+
+    /// Asks for something that is no JSON. `headers` come on top.
+    ///
+    /// # Errors
+    /// The refusal, or that there is no answer.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, Failure> {
+        self.send(Method::GET, path, None::<&()>, headers).await
+    }
+
+    /// Hands over a message and returns the answer, where it wants one. `path` is from the root.
+    ///
+    /// # Errors
+    /// That there is no answer.
+    pub async fn message(&self, path: &str, message: String) -> Result<Option<String>, Failure> {
+        let request = self.http.post(format!("http://onramp{path}")).header(OPERATOR_HEADER, &self.operator);
+        let request = request.header("content-type", "application/json").body(message);
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        let text = response.text().await.map_err(|error| no_answer(&error))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// Lets go of the store, where it was opened for this.
+    pub async fn close(self) {
+        let Some(Own { queue, closing, answering }) = self.own else { return };
+        // Its connections are open as long as it is there.
+        drop(self.http);
+        closing.cancel();
+        answering.close();
+        answering.wait().await;
+        queue.shutdown().await;
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        headers: &[(&str, &str)],
+    ) -> Result<Response, Failure> {
+        let address = format!("http://onramp{}{path}", api::ROOT);
+        let mut request = self.http.request(method, address).header(OPERATOR_HEADER, &self.operator);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
-        (None, _) => Err(unknown()),
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let problem = response.json::<Problem>().await.map_err(|error| no_answer(&error))?;
+        Err(problem.into_failure())
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        response.json().await.map_err(|error| no_answer(&error))
     }
 }
 
-fn refused(error: QueueError) -> Failure {
-    match error {
-        QueueError::Unavailable(_) | QueueError::ShuttingDown => Failure::new(Code::StoreUnavailable, sentence(&error)),
-        QueueError::AlreadyAtWork(other) => Failure::new(Code::Usage, sentence(&error))
-            .next(format!("Wait for it, or stop it first: onramp cancel {}", other.short())),
-        QueueError::UnknownTask(_) | QueueError::InvalidTransition(_) | QueueError::StaleLease { .. } => {
-            Failure::new(Code::Usage, sentence(&error)).next("`onramp show` says where the task stands.")
+impl Own {
+    async fn open(data: &Path, config: &Config) -> Result<Self, Failure> {
+        let dir = data.join("queue");
+        if !dir.exists() {
+            let message = format!("There is no task store in {}", dir.display());
+            return Err(Failure::new(Code::StoreUnavailable, message)
+                .next("Name the data directory of `onramp serve` with --data-dir."));
         }
+        let clock = queue::steady_clock(now());
+        let options = wiring::queue_options(config, clock.clone());
+        let opened = tokio::task::spawn_blocking(move || Queue::open(&dir, options)).await;
+        let queue = Arc::new(opened.map_err(Failure::internal)??);
+        let (closing, answering) = (CancellationToken::new(), TaskTracker::new());
+        let (artifacts, options) = (data.join("artifacts"), wiring::front_options(config));
+        let front = Front::new(queue.clone(), clock, artifacts, Tokens::of(data), options, closing.clone());
+        serve(&socket(data), api::operator_router(front), closing.clone(), &answering);
+        Ok(Self { queue, closing, answering })
     }
 }
 
-fn sentence(error: &QueueError) -> String {
-    let text = match error {
-        QueueError::InvalidTransition(refused) => {
-            format!(
-                "a task that is {} cannot be {}",
-                refused.state,
-                match refused.event.word() {
-                    "cancel_requested" => "stopped",
-                    _ => "put back",
-                }
-            )
-        }
-        other => other.to_string(),
-    };
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+fn no_answer(error: &dyn std::fmt::Display) -> Failure {
+    let message = format!("The process that has the task store open does not answer: {error}");
+    Failure::new(Code::StoreUnavailable, message).next("Look at its log; it may be closing just now.")
 }

@@ -54,9 +54,9 @@ async fn one_pull_request_too_many_waits_says_why_everywhere_and_comes_when_anot
     let comment = onramp.github.until("status comment", DEADLINE, told).await;
     assert!(comment.body.contains(why), "{}", comment.body);
     let task = onramp.tasks().await.remove(1);
-    assert!(says(&onramp, &["list"]).contains(&format!("waits: {why}")));
-    let shown = says(&onramp, &["show", &task.id.to_string()]);
-    assert!(shown.contains("waits     until") && shown.contains(&format!("because   {why}")), "{shown}");
+    assert!(says(&onramp, &["task", "list"]).contains(&format!("waits: {why}")));
+    let shown = says(&onramp, &["task", "show", &task.id.to_string()]);
+    assert!(shown.contains(&format!("waits     {why}")), "{shown}");
 
     // What changes a pull request that is there is not one more.
     onramp.deliver(&onramp.github.review(REPO, pull.number, "ada", "changes_requested", "Say why.", &[])).await;

@@ -51,16 +51,16 @@ async fn an_operator_sees_what_was_asked_what_was_added_and_what_happened_while_
     let tasks = onramp.tasks().await;
     let id = tasks[0].id.to_string();
 
-    let listed: Value = serde_json::from_str(&says(&data, &["list", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&says(&data, &["task", "list", "--json"])).unwrap();
     assert_eq!((listed.as_array().unwrap().len(), listed[0]["id"].as_str()), (1, Some(id.as_str())));
-    let shown = says(&data, &["show", &id[24..]]);
+    let shown = says(&data, &["task", "show", &id[24..]]);
     assert!(
         shown.contains("The answer is wrong") && shown.contains("note") && shown.contains("43 is wrong"),
         "{shown}"
     );
-    assert!(says(&data, &["cancel", &id]).contains("stopped"));
-    assert!(says(&data, &["requeue", &id]).contains("queued"));
-    assert_eq!(says(&data, &["list", "--dead"]), "");
+    assert!(says(&data, &["task", "stop", &id]).contains("stopped"));
+    assert!(says(&data, &["task", "retry", &id]).contains("queued"));
+    assert_eq!(says(&data, &["task", "list", "--state", "dead"]), "");
 
     let verified = says(&data, &["audit", "verify"]);
     assert!(verified.starts_with("whole: "), "{verified}");
@@ -70,11 +70,11 @@ async fn an_operator_sees_what_was_asked_what_was_added_and_what_happened_while_
     assert_eq!(says(&data, &["audit", "show", "--repo", "acme/api"]), "");
     assert_eq!(says(&data, &["audit", "show", "--repo", REPO, "--kind", "joined", "--since", "1h"]).lines().count(), 1);
 
-    let unknown = self::onramp(&data, &["show", "ffffffff"]);
+    let unknown = self::onramp(&data, &["task", "show", "ffffffff"]);
     assert_eq!(unknown.status.code(), Some(2));
     onramp.drain().await;
     // Where nobody serves, the store is opened for the question.
-    assert!(says(&data, &["list"]).contains("queued"));
+    assert!(says(&data, &["task", "list"]).contains("queued"));
     onramp.end().await;
 }
 
@@ -212,7 +212,7 @@ async fn a_full_disk_is_a_503_and_mends_by_itself() {
     std::fs::remove_file(&filler).unwrap();
     let (status, answer) = delivery.send(served.door).await;
     assert_eq!(status, 202, "{answer}");
-    let listed: Value = serde_json::from_str(&says(&disk.path().join("data"), &["list", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&says(&disk.path().join("data"), &["task", "list", "--json"])).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     drop(served);
     let unmounted = Command::new("umount").args(["-l", &place]).status();
@@ -311,8 +311,8 @@ async fn the_first_signal_drains_the_second_gives_back_and_another_instance_harm
     let (status, answer) = github.label(REPO, issue, LABEL, "ada").send(served.door).await;
     assert_eq!(status, 202, "{answer}");
     let state = || {
-        let listed: Value = serde_json::from_str(&says(&data, &["list", "--json"])).unwrap();
-        (listed[0]["state"]["state"].as_str().unwrap_or_default().to_owned(), listed[0]["failures"].clone())
+        let listed: Value = serde_json::from_str(&says(&data, &["task", "list", "--json"])).unwrap();
+        (listed[0]["state"].as_str().unwrap_or_default().to_owned(), listed[0]["failures"].clone())
     };
     let until = |wanted: &str| {
         let deadline = std::time::Instant::now() + DEADLINE;

@@ -8,7 +8,7 @@ use tasks::{Anchor, Code, Failure, RepoName, TaskId, Timestamp};
 
 use super::{
     Setting,
-    operate::{print, when},
+    out::{print, when},
 };
 use crate::{
     now,

@@ -8,7 +8,7 @@ use tasks::{Code, Deliver, EgressRecord, Failure, Outcome, Report, Task, TaskId,
 use tokio_util::sync::CancellationToken;
 use workers::{egress::is_outside, fence::Fence, run::run_task};
 
-use super::{Setting, operate::print, show::Show};
+use super::{Setting, out::print, show::Show};
 use crate::{
     now,
     queue::{

@@ -11,12 +11,17 @@ mod evidence;
 mod explain;
 mod gc;
 mod init;
-mod operate;
 mod policy;
+mod healthcheck;
+mod mcp;
+mod out;
+mod resume;
 mod run;
 mod serve;
 mod shell;
 mod show;
+mod task;
+mod token;
 mod trigger;
 mod vendors;
 mod worker;
@@ -75,16 +80,8 @@ enum Subcommands {
     Serve(serve::ServeArgs),
     /// Do the tasks of an `onramp serve` in another process or on another machine
     Worker(worker::WorkerArgs),
-    /// List the tasks of this data directory, newest first
-    List(operate::ListArgs),
-    /// Show one task: what was asked, what was said since, where it stands
-    Show(operate::ShowArgs),
-    /// Put a failed, rejected, empty or stopped task back into the queue
-    Requeue(operate::TaskArgs),
     /// Let a repository go on in which nobody did anything with the last pull requests
-    Resume(operate::ResumeArgs),
-    /// Stop a task that waits or runs
-    Cancel(operate::TaskArgs),
+    Resume(resume::ResumeArgs),
     /// Look at the definitions by which webhooks of other services become tasks
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -93,6 +90,16 @@ enum Subcommands {
     Agent(agent::AgentCommand),
     /// Show what tasks used this month and what is left, by repository, person and team
     Budget(budget::BudgetArgs),
+    /// Look at tasks and say what is to become of them
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Say who may use the API and the pages
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Say by the exit code whether the `onramp serve` of this configuration is ready; for containers
+    Healthcheck,
+    /// Let an agent on this machine ask for tasks: the Model Context Protocol over standard input and output
+    Mcp,
     /// Check the journal, which is the audit log, or read it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -126,6 +133,8 @@ enum Subcommands {
     Completions(shell::CompletionsArgs),
     /// Print the man page, or write one for each command into a directory
     Man(shell::ManArgs),
+    /// Print the OpenAPI description of the API
+    Openapi,
 }
 
 /// What every command gets.
@@ -183,6 +192,10 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
             print!("{}", workers::repo_config::json_schema());
             return Ok(0);
         }
+        Subcommands::Openapi => {
+            print!("{}", crate::api::openapi());
+            return Ok(0);
+        }
         // It looks at a configuration that cannot be used, too.
         Subcommands::Doctor(args) => return doctor::doctor(args, configured(&cli.global), &surroundings).await,
         Subcommands::Init(args) => {
@@ -197,11 +210,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Gc(_)
         | Subcommands::Serve(_)
         | Subcommands::Worker(_)
-        | Subcommands::List(_)
-        | Subcommands::Show(_)
-        | Subcommands::Requeue(_)
         | Subcommands::Resume(_)
-        | Subcommands::Cancel(_)
         | Subcommands::Trigger(_)
         | Subcommands::Vendors(_)
         | Subcommands::ExitDrill(_)
@@ -209,7 +218,11 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Budget(_)
         | Subcommands::Audit(_)
         | Subcommands::Policy(_)
-        | Subcommands::Evidence(_) => {}
+        | Subcommands::Evidence(_)
+        | Subcommands::Task(_)
+        | Subcommands::Token(_)
+        | Subcommands::Mcp
+        | Subcommands::Healthcheck => {}
     }
     let config = configured(&cli.global)?;
     let (format, filter) = match cli.command {
@@ -225,14 +238,14 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         Subcommands::Gc(args) => gc::gc(setting, args).await,
         Subcommands::Serve(args) => serve::serve(setting, args).await,
         Subcommands::Worker(args) => worker::worker(setting, args).await,
-        Subcommands::List(args) => operate::list(&setting, args).await,
-        Subcommands::Show(args) => operate::show(&setting, args).await,
-        Subcommands::Requeue(args) => operate::requeue(&setting, args).await,
-        Subcommands::Resume(args) => operate::resume(&setting, args).await,
-        Subcommands::Cancel(args) => operate::cancel(&setting, args).await,
+        Subcommands::Resume(args) => resume::resume(&setting, args).await,
         Subcommands::Trigger(command) => trigger::run(&setting, command),
         Subcommands::Agent(command) => agent::agent(setting, command).await,
         Subcommands::Budget(args) => budget::budget(&setting, args).await,
+        Subcommands::Task(command) => task::run(&setting, command).await,
+        Subcommands::Mcp => mcp::run(&setting).await,
+        Subcommands::Healthcheck => healthcheck::run(&setting).await,
+        Subcommands::Token(command) => token::run(&setting, command),
         Subcommands::Audit(command) => audit::run(&setting, command),
         Subcommands::Policy(command) => policy::run(&setting, command).await,
         Subcommands::Evidence(command) => evidence::run(&setting.config, command),
@@ -245,6 +258,7 @@ async fn dispatch(cli: Cli, surroundings: Surroundings, colour: bool) -> Result<
         | Subcommands::Doctor(_)
         | Subcommands::Explain { .. }
         | Subcommands::Presets
-        | Subcommands::Schema => Ok(0),
+        | Subcommands::Schema
+        | Subcommands::Openapi => Ok(0),
     }
 }

@@ -11,7 +11,7 @@ use tasks::{Code, Failure, TaskRequest};
 use templates::TRIGGERS;
 use webhooks::hooks::Verify;
 
-use super::{Setting, operate::print};
+use super::{Setting, out::print};
 use crate::{
     config,
     hooks::{Heard, Listener},

@@ -7,7 +7,7 @@ use workers::egress::{
     vendors::{Risk, VendorBook, VendorNote},
 };
 
-use super::{Setting, operate::print};
+use super::{Setting, out::print};
 use crate::{now, vendors};
 
 #[derive(Debug, Args)]
