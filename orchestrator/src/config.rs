@@ -45,6 +45,7 @@ pub const DEFAULT_FILE: &str = "onramp.toml";
 pub struct Config {
     pub data_dir: PathBuf,
     pub server: Server,
+    pub api: Api,
     pub github: GitHub,
     pub slack: Slack,
     pub sandbox: Sandbox,
@@ -73,6 +74,13 @@ pub struct Config {
 pub struct Server {
     pub listen: String,
     pub public_url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.example.toml documents every key, once")]
+pub struct Api {
+    pub requests_per_minute: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]

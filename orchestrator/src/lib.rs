@@ -1,11 +1,15 @@
 //! The middle: where tasks wait. [`start`] wires every room; the program and the tests both come in here.
 
+pub mod api;
 pub mod clerk;
 pub mod cli;
 pub mod config;
 pub mod control;
 mod crew;
+pub mod dashboard;
+pub mod front;
 pub mod hooks;
+pub mod metrics;
 pub mod notify;
 pub mod poll;
 pub mod queue;
@@ -34,6 +38,7 @@ use axum::{
 };
 use config::{Config, Secret, Surroundings};
 use crew::Crew;
+use front::{Front, Tokens};
 use notify::Notifier;
 use poll::Poller;
 use queue::{Clock, Queue};
@@ -155,6 +160,18 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     let door = webhooks::router(queue.clone() as Arc<dyn Intake>, door);
     let mut router = door.layer(middleware::from_fn_with_state(drain.clone(), not_while_draining));
     let artifacts = data.join("artifacts");
+    let (tokens, options) = (Tokens::of(&data), wiring::front_options(&config));
+    let front = Front::new(queue.clone(), clock.clone(), artifacts.clone(), tokens, options, closed.clone());
+    let entrance = api::Entrance::new(front.clone());
+    let is_https = config.server.public_url.starts_with("https://");
+    let pages = dashboard::Pages::new(front.clone(), entrance.clone(), &data, is_https)?;
+    let meter = metrics::Meter::new(queue.clone(), drain.clone()).await?;
+    router = router
+        .merge(api::router(front.clone(), entrance, meter.router()))
+        .merge(pages.router())
+        .merge(meter.readiness());
+    let (counting, until) = (meter.clone(), stop.clone());
+    watching.spawn(async move { counting.run(until).await });
     if let Some(access) = access {
         let desk = Desk::new(queue.clone(), clock.clone(), artifacts.clone(), access, drain.clone());
         router = router.merge(desk.router());
@@ -178,7 +195,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Running, Failure> {
     }
     let (reaped, reaping_clock, until) = (queue.clone(), clock.clone(), stop.clone());
     watching.spawn(async move { reaper::run(&reaped, reaping_clock, until).await });
-    control::serve(&control::socket(&data), queue.clone(), stop.clone(), &watching);
+    control::serve(&control::socket(&data), api::operator_router(front), stop.clone(), &watching);
     let options = clerk::ClerkOptions {
         check_rounds: config.github.check_rounds,
         follow_base: config.github.follow_base,

@@ -36,6 +36,7 @@ use workers::{
 
 use crate::{
     config::{BackendChoice, Config, Surroundings},
+    front::FrontOptions,
     now,
     queue::{Clock, PullLimits, Queue, QueueOptions},
     slack,
@@ -125,6 +126,15 @@ pub fn queue_options(config: &Config, clock: Clock) -> QueueOptions {
     let budgets = Arc::new(config.budget.budgets());
     let options = QueueOptions::new(clock);
     QueueOptions { budgets, pulls, priority, parallel_per_repository, queued_per_actor, keep_segments, ..options }
+}
+
+/// What surfaces need to know of the configuration.
+pub fn front_options(config: &Config) -> FrontOptions {
+    FrontOptions {
+        repositories: config.github.repositories.clone(),
+        parallel_per_repository: config.queue.parallel_per_repository,
+        requests_per_minute: config.api.requests_per_minute,
+    }
 }
 
 /// Whether `owner/name`, `owner/*` or `@login` means this request. Forges do not tell upper from lower case.

@@ -138,7 +138,7 @@ codes! {
     /// The agent was silent for too long.
     AgentIdle = "E025", Timeout, 7, "Look at the end of the transcript; raise [limits] idle in `.onramp.toml` if the silence was work.";
     /// The task used all that it may use of something, or used something that cannot be measured and is limited.
-    BudgetSpent = "E026", Budget, 7, "What was done is kept; raise the limit under [budget] in the configuration, then `onramp requeue` it.";
+    BudgetSpent = "E026", Budget, 7, "What was done is kept; raise the limit under [budget] in the configuration, then `onramp task retry` it.";
     /// Policy does not allow the patch.
     PolicyRejected = "E030", Verification, 3, "Change the request, or allow the path or size under [policy] in `.onramp.toml` on the base branch.";
     /// The change holds something that cannot be carried exactly: a device, a nested repository, an evil name.
@@ -180,15 +180,27 @@ codes! {
     /// The worker vanished while it held the task.
     WorkerLost = "E071", LeaseExpired, 1, "It is tried again by itself, up to its limit; the worker's log says why it went away.";
     /// Every worker that took the task vanished while it held it, so it was set aside for a person to look at.
-    PoisonTask = "E072", LeaseExpired, 1, "Look at the worker's log for what the task does to it, then `onramp requeue` it.";
+    PoisonTask = "E072", LeaseExpired, 1, "Look at the worker's log for what the task does to it, then `onramp task retry` it.";
     /// The person who asked has too many tasks waiting already.
     TooManyQueued = "E073", Budget, 7, "Ask again when some of them have ended, or raise [queue] queued_per_actor in the configuration.";
     /// A repository, a person, a team or all together have used what they may use this month.
-    OverBudget = "E074", Budget, 7, "See `onramp budget`; raise the limit under [budget] in the configuration, or wait for the next month, then `onramp requeue` it.";
+    OverBudget = "E074", Budget, 7, "See `onramp budget`; raise the limit under [budget] in the configuration, or wait for the next month, then `onramp task retry` it.";
     /// The signed statement about a change does not hold.
     EvidenceBroken = "E080", Verification, 3, "Do not trust the change that it is about: take the statement from the pull request anew, and ask who changed it.";
     /// The key of signed statements cannot be used, or none was given to hold a statement against.
     EvidenceKey = "E081", Configuration, 4, "Give the public key with --key, as `onramp evidence key` shows it where the statement was signed.";
+    /// There is no such task here, or the token may not see it.
+    UnknownTask = "E090", Configuration, 2, "`onramp task list` shows the tasks of this data directory.";
+    /// The task is in a state that does not allow this.
+    NotNow = "E091", Configuration, 2, "`onramp task show` says where the task stands.";
+    /// The request to the API names no token, or one that is unknown, revoked or out of date.
+    BadToken = "E092", Configuration, 4, "Make one on the server with `onramp token create`, and send it as `Authorization: Bearer …`.";
+    /// The token is known and does not reach so far.
+    ScopeMissing = "E093", Configuration, 4, "Use a token with the scope named above: `onramp token create --scope`.";
+    /// Too many requests in a short time.
+    TooManyRequests = "E094", Budget, 7, "Wait for the seconds that Retry-After names, or raise [api] requests_per_minute.";
+    /// There is no such artifact: the attempt did not get that far, or it has another name.
+    NoArtifact = "E095", Configuration, 2, "`onramp task show` lists what a task left behind.";
     /// A defect in Onramp itself.
     Internal = "E099", Infrastructure, 1, "Please report it with the lines above; the task's artifacts are kept.";
 }

@@ -279,6 +279,8 @@ pub struct TaskFilter {
     pub repo: Option<RepoName>,
     /// Only tasks that are queued or running.
     pub unfinished: bool,
+    /// Only tasks that are older than this one.
+    pub before: Option<TaskId>,
     /// At most so many; `None`: all.
     pub limit: Option<usize>,
 }
@@ -300,6 +302,9 @@ pub enum QueueError {
     /// It was to be put back, and this task is at work on the same issue.
     #[error("task {0} is at work on the same issue")]
     AlreadyAtWork(TaskId),
+    /// It was told something, and nobody is at work on it any more.
+    #[error("task {0} has ended")]
+    HasEnded(TaskId),
     /// The task is in a state that does not allow it.
     #[error(transparent)]
     InvalidTransition(#[from] crate::state::InvalidTransition),

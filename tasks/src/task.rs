@@ -164,6 +164,11 @@ pub enum Source {
     },
     /// Somebody typed `onramp run`.
     CommandLine,
+    /// Somebody who was given access asked through the API, the pages or a tool. That they may is settled by then.
+    Api {
+        /// The issue or pull request that it is about, if any.
+        number: Option<u64>,
+    },
 }
 
 impl Source {
@@ -178,7 +183,24 @@ impl Source {
             | Self::FollowUp { .. }
             | Self::Chat { .. }
             | Self::Hook { .. }
-            | Self::CommandLine => None,
+            | Self::CommandLine
+            | Self::Api { .. } => None,
+        }
+    }
+
+    /// The word that every surface uses.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::IssueLabelled { .. } => "issue_labelled",
+            Self::IssueAssigned { .. } => "issue_assigned",
+            Self::Comment { .. } => "comment",
+            Self::Review { .. } => "review",
+            Self::ChecksFailed { .. } => "checks_failed",
+            Self::FollowUp { .. } => "follow_up",
+            Self::Chat { .. } => "chat",
+            Self::Hook { .. } => "hook",
+            Self::CommandLine => "command_line",
+            Self::Api { .. } => "api",
         }
     }
 
@@ -188,6 +210,7 @@ impl Source {
             Self::IssueLabelled { issue, .. } | Self::IssueAssigned { issue } => Some(*issue),
             Self::Comment { number, .. } | Self::FollowUp { number, .. } => Some(*number),
             Self::Review { pull_request, .. } | Self::ChecksFailed { pull_request, .. } => Some(*pull_request),
+            Self::Api { number } => *number,
             Self::Chat { .. } | Self::Hook { .. } | Self::CommandLine => None,
         }
     }

@@ -4,6 +4,7 @@
 
 mod agents;
 mod apart;
+mod api;
 mod bad_input;
 mod bases;
 mod checks;
@@ -16,6 +17,8 @@ mod limits;
 mod manners;
 mod once;
 mod operator;
+mod pages;
+
 mod planted;
 mod poll;
 mod published;

@@ -12,6 +12,7 @@ use std::{
 use orchestrator::{
     Parts, Running,
     config::{BackendChoice, Config, Period, Secret, Surroundings},
+    front::{Scope, Tokens},
     poll::Poller,
     stale::StaleWatch,
 };
@@ -21,6 +22,7 @@ use tokio::sync::OnceCell;
 use workers::{
     agent::Agents,
     progress::{Progress, ProgressEvent},
+    progress_log::progress_log,
     run::Hands,
 };
 
@@ -192,7 +194,7 @@ impl Setup {
         let mut agents = Agents::load(None).expect("the embedded agents are well-formed");
         agents.insert_command(name("scripted"), vec!["/bin/sh".into(), "-c".into(), self.script]);
         let progress = Arc::new(Mutex::new(Vec::new()));
-        let sink = progress.clone();
+        let (sink, artifacts) = (progress.clone(), dir.path().join("artifacts"));
         let mut surroundings = Surroundings::read();
         if let Some(tools) = self.tools {
             surroundings.path = format!("{}:{}", tools.display(), surroundings.path);
@@ -200,9 +202,13 @@ impl Setup {
         let parts = Parts {
             surroundings: Some(surroundings),
             agents: Some(agents),
-            progress: Some(Arc::new(move |_: &Task| {
-                let sink = sink.clone();
-                Progress::new(move |event| sink.lock().expect("no sink panics").push((Instant::now(), event)))
+            // Written down as it is without us, and kept to be looked at.
+            progress: Some(Arc::new(move |task: &Task| {
+                let (sink, written) = (sink.clone(), progress_log(&artifacts, task.id, task.attempt));
+                Progress::new(move |event| {
+                    written.tell(event.clone());
+                    sink.lock().expect("no sink panics").push((Instant::now(), event));
+                })
             })),
             ..Parts::default()
         };
@@ -255,6 +261,21 @@ impl Onramp {
     /// Where the door is.
     pub fn door(&self) -> SocketAddr {
         self.running.addr()
+    }
+
+    /// Where the door, the API and the pages are, such as `http://127.0.0.1:4711`.
+    pub fn address(&self) -> String {
+        format!("http://{}", self.running.addr())
+    }
+
+    /// A token for the API and the pages.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn token(&self, name: &str, scope: Scope, repo: Option<&str>) -> String {
+        let repo = repo.map(|repo| repo.parse().expect("a repository"));
+        let made = Tokens::of(self.dir.path()).create(name, scope, repo, (orchestrator::now(), None));
+        made.expect("a token").token
     }
 
     /// Every task, oldest first.

@@ -146,6 +146,7 @@ impl From<QueueError> for Problem {
             QueueError::StaleLease { .. }
             | QueueError::UnknownTask(_)
             | QueueError::AlreadyAtWork(_)
+            | QueueError::HasEnded(_)
             | QueueError::InvalidTransition(_) => {
                 tracing::error!(%error, "the intake refused a delivery");
                 Self::Internal

@@ -314,8 +314,9 @@ enum Ready {
 /// Asks who may, fetches the repository and reads its configuration from the base branch.
 async fn prepare(hands: &Hands, task: &Task, borrowed: &Borrowed, progress: &Progress) -> Result<Ready, Failure> {
     let request = &task.request;
-    // Without an id the forge would be asked about Onramp itself: only the person at this machine may go without one.
-    let known = request.actor.id.is_some() || request.source == Source::CommandLine;
+    // Without an id the forge is asked about Onramp itself: only the person at this machine, and who was given access to
+    // the API, may go without one.
+    let known = request.actor.id.is_some() || matches!(request.source, Source::CommandLine | Source::Api { .. });
     // For a hook the operator said which repositories it may ask for, and the door held it to that.
     let is_hook = matches!(request.source, Source::Hook { .. });
     if !is_hook && (!known || hands.forge.permission(&request.repo, &request.actor).await? < Permission::Write) {

@@ -243,15 +243,16 @@ impl Clerk {
     /// What was said to a task after its last attempt had begun becomes a task of its own.
     pub(super) async fn follow_up(&self, id: TaskId) -> Result<(), Trouble> {
         let Some(task) = self.queue.get(id).await? else { return Ok(()) };
-        let source = match &task.request.source {
-            chat @ Source::Chat { .. } => chat.clone(),
-            other => match other.thread() {
-                Some(number) => Source::FollowUp { number },
-                None => return Ok(()),
-            },
-        };
         let unseen: Vec<_> = task.unseen_notes().collect();
         let Some(last) = unseen.last() else { return Ok(()) };
+        let opened = task.state.pull_request().map(|pull_request| pull_request.number);
+        let source = match (&task.request.source, task.request.source.thread().or(opened), last.actor.id) {
+            (chat @ Source::Chat { .. }, ..) => chat.clone(),
+            // Whoever has no account on the forge was let in by a token.
+            (_, number, None) => Source::Api { number },
+            (_, Some(number), Some(_)) => Source::FollowUp { number },
+            (_, None, Some(_)) => return Ok(()),
+        };
         let revises = match &task.state {
             TaskState::PullRequestOpen { pull_request } | TaskState::Updated { pull_request } => {
                 Some(pull_request.number)

@@ -1,6 +1,6 @@
 //! The kinds of values in the configuration that TOML has no type for.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 use workers::repo_config::{parse_duration, parse_size};
@@ -9,14 +9,21 @@ use workers::repo_config::{parse_duration, parse_size};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
-impl<'de> Deserialize<'de> for Period {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let period = parse_duration(&text).map_err(de::Error::custom)?;
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let period = parse_duration(text).map_err(|error| error.to_string())?;
         match period.as_secs() {
             1..=31_536_000 => Ok(Self(period)),
-            _ => Err(de::Error::custom(format!("{text:?} is out of range; it is between \"1s\" and \"365d\""))),
+            _ => Err(format!("{text:?} is out of range; it is between \"1s\" and \"365d\"")),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

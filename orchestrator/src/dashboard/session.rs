@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// # Errors
-    /// E083 when a form does not come from a page that this person was shown.
+    /// E093 when a form does not come from a page that this person was shown.
     pub(super) fn demand(&self, csrf: &str) -> Result<(), Failure> {
         let given = hex::decode(csrf).map_err(|_| not_from_here())?;
         self.proof.clone().verify_slice(&given).map_err(|_| not_from_here())

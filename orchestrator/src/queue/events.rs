@@ -2,9 +2,13 @@
 
 use super::{
     Shared,
+    index::Stored,
     journal::{JournalError, Walk},
     record::{self, QueueRecord},
 };
+
+/// So many events are held in memory at a time.
+const BATCH: usize = 1000;
 
 /// At most `limit` events after one sequence, up to another.
 pub(super) fn read(
@@ -39,4 +43,23 @@ pub(super) fn read(
         }
     }
     Ok(events)
+}
+
+/// What happened to one task. Nothing that is about it lies after the last record that changed it.
+pub(super) fn read_of(
+    shared: &Shared,
+    stored: &Stored,
+    until: u64,
+    limit: usize,
+) -> Result<Vec<(u64, QueueRecord)>, JournalError> {
+    let (mut after, until) = (stored.enqueued.saturating_sub(1), until.min(stored.sequence));
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let events = read(shared, after, until, BATCH)?;
+        let Some((last, _)) = events.last() else { break };
+        after = *last;
+        found.extend(events.into_iter().filter(|(_, record)| record.task() == Some(stored.task.id)));
+    }
+    found.truncate(limit);
+    Ok(found)
 }

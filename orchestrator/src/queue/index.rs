@@ -258,8 +258,12 @@ impl Index {
     /// Newest first.
     pub(super) fn list(&self, filter: &TaskFilter) -> Result<Vec<Task>, IndexError> {
         let letter = if filter.unfinished { keys::UNFINISHED } else { keys::AGE };
+        // Records are counted from one, so nothing is older than one that is not known.
+        let before = filter.before.map(|id| self.task(id)).transpose()?;
+        let before = before.map_or(u64::MAX, |stored| stored.map_or(1, |stored| stored.enqueued));
+        let ages = keys::listed(letter, 0)..keys::listed(letter, before);
         let mut found = Vec::new();
-        let mut rows = guarded(|| Ok(self.rows.scan_prefix([letter]).rev()))?;
+        let mut rows = guarded(|| Ok(self.rows.range(ages).rev()))?;
         while filter.limit.is_none_or(|limit| found.len() < limit) {
             let Some((_, id)) = guarded(|| Ok(rows.next().transpose()?))? else { break };
             let Some(id) = id_in(Some(id))? else { continue };

@@ -78,6 +78,11 @@ pub(super) fn pull_request(repo: &RepoName, number: u64) -> Vec<u8> {
     key
 }
 
+/// A row of one of the lists by age.
+pub(super) fn listed(letter: u8, sequence: u64) -> Vec<u8> {
+    key(letter, &sequence.to_be_bytes())
+}
+
 /// The id that a value or a key spells; `None` when it does not.
 pub(super) fn task_id(bytes: &[u8]) -> Option<TaskId> {
     bytes.try_into().ok().map(TaskId::from_bytes)

@@ -24,6 +24,7 @@ mod options;
 mod pulls;
 mod ready;
 mod row;
+mod surfaces;
 mod turns;
 mod verbs;
 mod work;

@@ -5,7 +5,7 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, Month, Overdrawn, QueueError, Received, RepoName, Report,
+    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, Month, Note, Overdrawn, QueueError, Received, RepoName, Report,
     Reservation, Source, Stage, Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
     task::place_of_number,
 };
@@ -80,6 +80,25 @@ pub(super) fn finish(draft: &mut Draft<'_>, id: TaskId, by: Actor, now: Timestam
         (TaskState::Running { .. }, None) => draft.apply(id, TaskEvent::FinishRequested { by }, now),
         _ => Ok(()),
     }
+}
+
+/// A word for a task that waits or runs: it is shown to its next attempt, or becomes a task of its own when this one ends.
+pub(super) fn say(
+    draft: &mut Draft<'_>,
+    key: DedupeKey,
+    id: TaskId,
+    (by, text): (Actor, String),
+    now: Timestamp,
+) -> Result<(), QueueError> {
+    if draft.task_of_key(&key)?.is_some() {
+        return Ok(());
+    }
+    let stored = draft.find(id)?.ok_or(QueueError::UnknownTask(id))?;
+    if !stored.task.state.is_unfinished() {
+        return Err(QueueError::HasEnded(id));
+    }
+    let note = Some(bounded_note(Note { actor: by, at: now, text }));
+    draft.stage(QueueRecord::Joined { key, task: id, at: now, note })
 }
 
 pub(super) fn requeue(draft: &mut Draft<'_>, id: TaskId, now: Timestamp) -> Result<(), QueueError> {

@@ -187,6 +187,7 @@ impl From<QueueError> for Answer {
             QueueError::StaleLease { .. }
             | QueueError::UnknownTask(_)
             | QueueError::AlreadyAtWork(_)
+            | QueueError::HasEnded(_)
             | QueueError::InvalidTransition(_) => Self::Stale(error.to_string()),
             QueueError::Unavailable(_) | QueueError::ShuttingDown => Self::NotNow(error.to_string()),
         }

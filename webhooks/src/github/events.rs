@@ -273,7 +273,7 @@ pub fn names(patterns: &[String], repo: &RepoName) -> bool {
 
 /// Whether `pattern` (`owner/name`, `*` for any run of characters but the slash) names the repository. Case does not
 /// count, as on GitHub.
-fn matches(pattern: &str, repo: &RepoName) -> bool {
+pub fn matches(pattern: &str, repo: &RepoName) -> bool {
     let part_matches = |pattern: &str, text: &str| {
         let (pattern, text) = (pattern.to_ascii_lowercase(), text.to_ascii_lowercase());
         let mut pieces = pattern.split('*');
