@@ -50,7 +50,7 @@ pub(super) async fn read(front: &Front, task: &Task) -> Read {
             break;
         }
         place = Some(at);
-        take(&mut groups, line, n);
+        take(&mut groups, line);
     }
     let groups = groups.into_iter().map(|group| {
         let Group { attempt, name, since, until, lines } = group;
@@ -60,7 +60,7 @@ pub(super) async fn read(front: &Front, task: &Task) -> Read {
     Read { groups: groups.collect(), place, is_cut: n > MAX_LINES }
 }
 
-fn take(groups: &mut Vec<Group>, line: LogLine, n: usize) {
+fn take(groups: &mut Vec<Group>, line: LogLine) {
     let LogLine { attempt, seconds, kind, text } = line;
     if let Some(last) = groups.last_mut().filter(|last| last.attempt == attempt) {
         last.until = seconds;
@@ -70,6 +70,8 @@ fn take(groups: &mut Vec<Group>, line: LogLine, n: usize) {
         let name = if kind == LineKind::Stage { text.clone() } else { "log".to_owned() };
         groups.push(Group { attempt, name, since: seconds, until: seconds, lines: Vec::new() });
     }
+    // As the script numbers what it adds.
+    let n = groups.iter().map(|group| group.lines.len()).sum::<usize>() + 1;
     if kind != LineKind::Stage
         && let Some(last) = groups.last_mut()
     {

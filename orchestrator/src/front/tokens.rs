@@ -94,8 +94,8 @@ impl Tokens {
             return Err(Failure::new(Code::Usage, format!("{name:?} cannot be the name of a token"))
                 .next("Use at most 60 letters, digits, dots, hyphens and underscores."));
         }
-        self.change(|tokens| {
-            if tokens.iter().any(|kept| kept.info.name == name) {
+        self.change(|all| {
+            if all.iter().any(|kept| kept.info.name == name) {
                 return Err(Failure::new(Code::Usage, format!("There is a token called {name} already"))
                     .next("Give this one another name, or revoke that one first: `onramp token revoke`."));
             }
@@ -103,7 +103,7 @@ impl Tokens {
             let token = format!("{PREFIX}{id}_{}", random(SECRET_BYTES)?);
             let info = TokenInfo { id, name: name.to_owned(), scope, repo, created_at: now, expires_at };
             let digest = hex::encode(keyed(&token).finalize().into_bytes());
-            tokens.push(Kept { info: info.clone(), digest });
+            all.push(Kept { info: info.clone(), digest });
             Ok(Minted { info, token })
         })
     }
@@ -121,13 +121,13 @@ impl Tokens {
     /// # Errors
     /// E009 when there is no token with this name or id, E062.
     pub fn revoke(&self, which: &str) -> Result<TokenInfo, Failure> {
-        self.change(|tokens| {
-            let at = tokens.iter().position(|kept| kept.info.name == which || kept.info.id == which);
+        self.change(|all| {
+            let at = all.iter().position(|kept| kept.info.name == which || kept.info.id == which);
             let at = at.ok_or_else(|| {
                 Failure::new(Code::Usage, format!("There is no token with the name or id {which:?}"))
                     .next("`onramp token list` shows them.")
             })?;
-            Ok(tokens.remove(at).info)
+            Ok(all.remove(at).info)
         })
     }
 
