@@ -154,7 +154,7 @@ async fn a_task_over_a_limit_of_the_month_waits_says_so_and_can_be_let_on() {
         says(&data, &["budget", "--month", "2020-01"]).trim(),
         "all tasks, 2020-01: nothing\n  storage: 1 MiB of storage left of 1 MiB of storage"
     );
-    let shown = says(&data, &["show", &tasks[1].id.to_string()]);
+    let shown = says(&data, &["task", "show", &tasks[1].id.to_string()]);
     assert!(shown.contains("waits     the limit of all tasks for "), "{shown}");
     onramp.drain().await;
     let comment = onramp.status_comment(waiting);
@@ -173,7 +173,7 @@ async fn a_task_that_has_used_its_own_limit_is_stopped_and_says_how_to_go_on() {
     assert!(task.used.wall_ms >= 4_000 && task.attempt == 1, "{task:#?}");
     onramp.drain().await;
     let comment = onramp.status_comment(issue);
-    for part in ["it has used all of the 4 s that it may use (E026)", "**Kept**: The transcript", "onramp requeue"] {
+    for part in ["it has used all of the 4 s that it may use (E026)", "**Kept**: The transcript", "onramp task retry"] {
         assert!(comment.contains(part), "{part}: {comment}");
     }
     onramp.end().await;

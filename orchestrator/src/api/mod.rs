@@ -19,7 +19,7 @@ pub use self::{
     problem::{Problem, Refused},
 };
 use crate::front::{
-    Caller, Front, ListQuery, NewTask, Said, Spoken,
+    Caller, Front, ListQuery, NewTask, Said, Scope, Spoken,
     files::Artifact,
     view::{EventView, TaskDetail, TaskPage},
 };
@@ -65,6 +65,11 @@ fn operations() -> Vec<Operation> {
             .summary("Lets a repository go on that was left alone because nobody reacted to its pull requests.")
             .takes::<tasks::Resume>()
             .answers::<()>(),
+        Operation::get("/budget", "getBudget", tasks::budget)
+            .needs(Scope::Admin)
+            .summary("What every account used in a month, what is left of it, and who waits for it.")
+            .asks::<tasks::Which>()
+            .answers::<Vec<::tasks::Spending>>(),
         Operation::get("/tasks/{task}/diff", "getDiff", tasks::diff)
             .summary("The verified or last diff.")
             .answers_with("text/x-diff"),

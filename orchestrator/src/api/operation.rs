@@ -52,6 +52,12 @@ impl Operation {
         Self { method, path, id, scope, summary: "", does, query: None, body: None, headers: Vec::new(), answer }
     }
 
+    /// For whom it is, where that is not whom the method says.
+    pub(super) fn needs(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
     pub(super) fn summary(mut self, summary: &'static str) -> Self {
         self.summary = summary;
         self

@@ -9,7 +9,7 @@ use axum::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tasks::{AgentName, Code, Evidence, Failure, Intake as _, Received, RepoName, Task, TaskId};
+use tasks::{AgentName, Code, Evidence, Failure, Intake as _, Month, Received, RepoName, Spending, Task, TaskId};
 use tokio_util::io::ReaderStream;
 
 use super::{Refused, Who};
@@ -35,6 +35,14 @@ pub(super) struct Replay {
 pub(super) struct Resume {
     /// As `owner/name`.
     repo: RepoName,
+}
+
+/// Of which month.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Such as 2026-11; `null`: this one, UTC.
+    month: Option<Month>,
 }
 
 type Answered<T> = Result<Json<T>, Refused>;
@@ -131,6 +139,15 @@ pub(super) async fn resume(
 ) -> Answered<()> {
     front.resume(&who, &body(which)?.repo).await?;
     Ok(Json(()))
+}
+
+pub(super) async fn budget(
+    State(front): State<Front>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Answered<Vec<Spending>> {
+    let Query(Which { month }) = which.map_err(|rejection| usage(&rejection.body_text()))?;
+    let month = month.unwrap_or_else(|| Month::of(front.now()));
+    Ok(Json(front.queue().spending(month).await.map_err(refusal)?))
 }
 
 pub(super) async fn diff(

@@ -5,9 +5,9 @@ use tasks::{Failure, Meter, Month, Spending, Usage};
 
 use super::{
     Setting,
-    operate::{ask, print, print_json},
+    out::{print, print_json},
 };
-use crate::control::{Answer, Question};
+use crate::control::Client;
 
 #[derive(Debug, Args)]
 pub(super) struct BudgetArgs {
@@ -20,8 +20,11 @@ pub(super) struct BudgetArgs {
 }
 
 pub(super) async fn budget(setting: &Setting, args: BudgetArgs) -> Result<u8, Failure> {
-    let answer = ask(setting, Question::Budget { month: args.month }).await?;
-    let Answer::Spending(spending) = answer else { return Err(Failure::internal("the answer is to another question")) };
+    let client = Client::connect(&setting.config, &setting.surroundings.user).await?;
+    let path = args.month.map_or_else(|| "/budget".to_owned(), |month| format!("/budget?month={month}"));
+    let answer = client.get::<Vec<Spending>>(&path).await;
+    client.close().await;
+    let spending = answer?;
     if args.json {
         return print_json(&spending);
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tasks::{Code, Failure};
 use workers::bundle::{self, Broken, PublicKey, Report, Signer};
 
-use super::operate::print;
+use super::out::print;
 use crate::config::Config;
 
 /// What is read of a file, at most.

@@ -14,7 +14,7 @@ use workers::{
     policy::{Explained, Policy, PolicyTable, Rule, explain, explain_text},
 };
 
-use super::{Setting, operate::print};
+use super::{Setting, out::print};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {

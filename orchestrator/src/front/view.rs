@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tasks::{
     Actor, AgentName, BranchName, Code, Deliver, Evidence, Failure, FailureKind, Note, Outcome, Priority, PullRequest,
-    RepoName, Stage, Task, TaskEvent, TaskId, TaskState, Timestamp, TokenUsage, Violation, WorkerName,
+    RepoName, Stage, Task, TaskEvent, TaskId, TaskState, Timestamp, TokenUsage, Usage, Violation, WorkerName,
+    task::BRANCH_PATTERN,
 };
 
 use super::files::Artifact;
@@ -147,7 +148,8 @@ pub struct TaskDetail {
     pub trusted: bool,
     /// The branch that it starts from; `null`: the default branch.
     pub base: Option<BranchName>,
-    /// The branch that carries the change.
+    /// The branch that carries the change; until there is a pull request, the name that it has where its repository does not
+    /// name branches otherwise.
     pub branch: BranchName,
     /// What it ends in when all goes well.
     pub deliver: Deliver,
@@ -165,6 +167,8 @@ pub struct TaskDetail {
     pub lease_until: Option<Timestamp>,
     /// How far it is, while it runs.
     pub stage: Option<Stage>,
+    /// What its attempts used that have ended.
+    pub used: Usage,
     /// What policy had against it.
     pub violations: Vec<Violation>,
     /// What the last attempt that reached verification has to show.
@@ -175,7 +179,7 @@ pub struct TaskDetail {
 
 impl TaskDetail {
     pub(super) fn new(task: Task, view: TaskView, evidence: Option<Evidence>, artifacts: Vec<Artifact>) -> Self {
-        let branch = task.state.pull_request().map_or_else(|| task.branch(), |pull| pull.branch.clone());
+        let branch = task.state.pull_request().map_or_else(|| task.branch(BRANCH_PATTERN), |pull| pull.branch.clone());
         let (worker, lease_until, stage) = match &task.state {
             TaskState::Running { lease, stage } => (Some(lease.worker.clone()), Some(lease.expires_at), Some(*stage)),
             _ => (None, None, None),
@@ -193,6 +197,7 @@ impl TaskDetail {
             deliver: task.request.deliver,
             revises: task.request.revises,
             notes: task.notes,
+            used: task.used,
             n_notes_seen: task.n_notes_seen,
             cancel_requested: task.cancel_requested,
             worker,

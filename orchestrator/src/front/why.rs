@@ -16,6 +16,9 @@ pub(super) fn it_waits(task: &Task, unfinished: &[Task], parallel: usize, now: T
         }
         Some(Wait::Retry { .. }) | None => {}
     }
+    if let Some(held) = &task.held {
+        return Some(held.to_string());
+    }
     let running = unfinished.iter().filter(|other| !matches!(other.state, TaskState::Queued { .. }));
     let (mut n_running, mut n_here) = (0, 0);
     for other in running {

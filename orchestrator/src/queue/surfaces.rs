@@ -12,7 +12,7 @@ impl Queue {
     /// [`QueueError::Unavailable`] when the journal cannot be read.
     pub async fn events_of(&self, task: TaskId, limit: usize) -> Result<Vec<(u64, QueueRecord)>, QueueError> {
         let Some(stored) = self.ask(move |index| index.task(task)).await? else { return Ok(Vec::new()) };
-        let (shared, until) = (self.shared.clone(), self.shared.head.borrow().sequence);
+        let (shared, until) = (self.shared.clone(), self.shared.durable.borrow().head.sequence);
         let read = move || events::read_of(&shared, &stored, until, limit);
         let events = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
         events.map_err(|error| unavailable(&error))

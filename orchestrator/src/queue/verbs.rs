@@ -5,9 +5,9 @@
 
 use chrono::Duration;
 use tasks::{
-    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, Month, Note, Overdrawn, QueueError, Received, RepoName, Report,
-    Reservation, Source, Stage, Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName, queue::Renewal,
-    task::place_of_number,
+    Actor, Anchor, Change, Code, DedupeKey, Failure, Lease, Month, Note, Overdrawn, QueueError, Received, RepoName,
+    Report, Reservation, Source, Stage, Task, TaskEvent, TaskId, TaskRequest, TaskState, Timestamp, WorkerName,
+    queue::Renewal, task::place_of_number,
 };
 
 use super::{

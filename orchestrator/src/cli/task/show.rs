@@ -1,6 +1,7 @@
 //! A task in words for a terminal.
 
 use super::super::{
+    budget::used_words,
     out::{plain, print, when},
     show::Show,
 };
@@ -54,6 +55,9 @@ pub(super) fn describe(detail: &TaskDetail) -> u8 {
     if let Some(failure) = &task.failure {
         lines.push(format!("reason    {} ({})", plain(&failure.message), failure.code));
         lines.push(format!("next      {}", plain(&failure.next_step)));
+    }
+    if !detail.used.is_nothing() {
+        lines.push(format!("used      {}", used_words(&detail.used)));
     }
     for note in &detail.notes {
         lines.push(format!("note      {}, {}", note.actor.login, when(note.at)));

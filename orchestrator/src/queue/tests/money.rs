@@ -106,7 +106,7 @@ async fn a_task_that_used_its_own_limit_fails_and_says_how_to_go_on() {
     };
     assert_eq!((failure.code, failure.kind), (Code::BudgetSpent, tasks::FailureKind::Budget));
     assert_eq!(failure.message, "The task cannot go on: the limit of the task is $5.00, and $5.00 are used");
-    assert!(failure.next_step.contains("onramp requeue"), "{}", failure.next_step);
+    assert!(failure.next_step.contains("onramp task retry"), "{}", failure.next_step);
     queue.requeue(id).await.unwrap();
     let (again, _) = queue.lease_once(&name("w1")).await.unwrap().unwrap();
     assert_eq!((again.id, again.reservation.unwrap().allowance), (id, dollars(2)), "what the month leaves");
