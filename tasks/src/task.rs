@@ -1,11 +1,14 @@
 //! One task: what was asked for, by whom, and where it stands.
 
+mod note;
+
 use std::{fmt, str::FromStr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::note::{MAX_NOTES, Note};
 use crate::{
     Timestamp,
     chat::ChatThread,
@@ -328,20 +331,6 @@ pub enum Priority {
     /// Before the others.
     High,
 }
-
-/// A second trigger for what a task already does: it makes no second task, but what it says is not lost.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Note {
-    /// Who asked again.
-    pub actor: Actor,
-    /// When.
-    pub at: Timestamp,
-    /// What was said, title and text; empty where it was the same as before.
-    pub text: String,
-}
-
-/// The most notes of one task; those after them are counted nowhere and change nothing.
-pub const MAX_NOTES: usize = 50;
 
 /// A stored request and where it stands. Only [`Task::apply`] assigns `state`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -22,7 +22,7 @@ pub use self::failures::sandbox_failure;
 use self::{
     budget::Meters,
     conversation::Conversation,
-    failures::checks_failed,
+    failures::{cancelled, checks_failed},
     record::{Record, agent_of, risk_words},
 };
 use crate::{
@@ -483,10 +483,6 @@ fn sandbox_spec(task: &Task, config: &RepoConfig, purpose: &str, meters: &Meters
         usage: meters.boxes.clone(),
         ..SandboxSpec::new(sandbox_name(task, purpose))
     }
-}
-
-fn cancelled() -> Failure {
-    Failure::new(Code::Cancelled, "The task was stopped")
 }
 
 async fn or_cancelled<T>(

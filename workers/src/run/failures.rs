@@ -24,6 +24,10 @@ fn capitalise(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
+pub(super) fn cancelled() -> Failure {
+    Failure::new(Code::Cancelled, "The task was stopped")
+}
+
 pub(super) fn checks_failed(checks: &[CheckResult]) -> Failure {
     let failed: Vec<&CheckResult> = checks.iter().filter(|check| check.blocks()).collect();
     let names: Vec<String> = failed.iter().map(|check| format!("`{}`", check.name)).collect();
