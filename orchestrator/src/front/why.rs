@@ -28,7 +28,9 @@ pub(super) fn it_waits(task: &Task, unfinished: &[Task], parallel: usize, now: T
     if parallel > 0 && n_here >= parallel {
         return Some(format!("{n_here} of {} at work, and no more may be at the same time", task.request.repo));
     }
-    let n_others = unfinished.iter().filter(|other| other.id != task.id).count() - n_running;
+    // The list may have been read a moment after the task.
+    let waiting = unfinished.iter().filter(|other| matches!(other.state, TaskState::Queued { .. }));
+    let n_others = waiting.filter(|other| other.id != task.id).count();
     let others = match n_others {
         0 => String::new(),
         1 => ", one other waits too".to_owned(),
