@@ -56,7 +56,16 @@ async fn a_server_without_an_engine_and_a_worker_elsewhere_make_a_pull_request()
     assert_done_once(&apart, issue, "slow");
 
     let names: Vec<_> = apart.artifacts(1).into_iter().map(|(name, _)| name).collect();
-    let all = ["check-1-answer.log", "diff.patch", "evidence.json", "progress.log", "prompt-1.md", "transcript-1.log"];
+    let all = [
+        "check-1-answer.log",
+        "diff.patch",
+        "egress.jsonl",
+        "evidence.intoto.json",
+        "evidence.json",
+        "progress.log",
+        "prompt-1.md",
+        "transcript-1.log",
+    ];
     assert_eq!(names, all, "as if the worker stood beside the queue");
     let evidence: serde_json::Value = serde_json::from_str(&apart.artifact(1, "evidence.json").unwrap()).unwrap();
     assert!(only_pull(&apart.github).body.contains(&evidence["tree"].as_str().unwrap()[..10]));
@@ -280,7 +289,7 @@ async fn on_a_road_that_loses_every_third_answer_a_task_is_still_done_once() {
     assert_done_once(&apart, issue, "slow");
     assert!(road.n_lost() > 2, "the road was bad: {}", road.n_lost());
     let names: Vec<_> = apart.artifacts(1).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(names.len(), 8, "{names:?}");
     worker.signal("TERM");
     assert!(worker.until_ended().await.success());
     let tasks = apart.tasks(server).await;

@@ -328,7 +328,7 @@ async fn none_of_twenty_secrets_is_seen_from_inside_by_any_channel(backend: Back
                     (wget -S -O - http://registry-$n.acme.example/x || curl -si http://registry-$n.acme.example/x) 2>&1
                   done
                   for port in 8098 8099; do (wget -S -O - http://127.0.0.1:$port/ || curl -si http://127.0.0.1:$port/) 2>&1; done";
-    let agent = format!("{LOOK_AROUND}; {search}; cat installed; echo 42 > answer.txt");
+    let agent = format!("{LOOK_AROUND}; {search}; echo; cat installed; echo 42 > answer.txt");
     // Registries that say in a header what they heard.
     let app = axum::Router::new().fallback(|headers: axum::http::HeaderMap| async move {
         let heard = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("nothing").to_owned();

@@ -156,9 +156,12 @@ async fn a_task_over_a_limit_of_the_month_waits_says_so_and_can_be_let_on() {
     );
     let shown = says(&data, &["task", "show", &tasks[1].id.to_string()]);
     assert!(shown.contains("waits     the limit of all tasks for "), "{shown}");
-    onramp.drain().await;
-    let comment = onramp.status_comment(waiting);
-    assert!(comment.contains("**Waiting**: the limit of all tasks for "), "{comment}");
+    // A comment is edited in a while, not at once.
+    let says_why = |github: &tests::github::GitHub| {
+        let comments = github.comments(REPO, waiting);
+        comments.iter().any(|comment| comment.body.contains("**Waiting**: the limit of all tasks for ")).then_some(())
+    };
+    onramp.github.until("comment that says why it waits", DEADLINE, says_why).await;
     onramp.end().await;
 }
 

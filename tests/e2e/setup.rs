@@ -141,7 +141,7 @@ async fn one_button_makes_an_app_and_the_next_one_a_pull_request_with_measured_c
     let url = program.until_says("open ");
     let (status, page) = browser.get(&url).await;
     assert_eq!(status, StatusCode::OK);
-    assert!(page.contains("/organizations/acme/settings/apps/new?state="), "{page}");
+    assert!(unescaped(&page).contains("/organizations/acme/settings/apps/new?state="), "{page}");
 
     let callback = browser.press(&page).await;
     let (status, _) = browser.get(&callback).await;

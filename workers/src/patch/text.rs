@@ -60,12 +60,13 @@ fn apply(
     if sections.is_empty() {
         return Err(bad("it has no section that begins with `diff --git`"));
     }
-    let (mut rest, mut empty) = (Vec::new(), Vec::new());
+    let (mut rest, mut empty, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
     for section in sections {
-        match contentless(section) {
-            // The parser of libgit2 takes no section without content.
-            Some(change) => empty.push(change.ok_or_else(|| bad("a name in it cannot be read"))?),
-            None => rest.extend_from_slice(section),
+        // The parser of libgit2 takes no section without content, and trips over a space in a name that only moves.
+        match (contentless(section), moved(section)) {
+            (Some(change), _) => empty.push(change.ok_or_else(|| bad("a name in it cannot be read"))?),
+            (None, Some(names)) => renamed.push(names),
+            (None, None) => rest.extend_from_slice(section),
         }
     }
     let has = |words: &str| rest.split(|byte| *byte == b'\n').any(|line| line.starts_with(words.as_bytes()));
@@ -81,6 +82,10 @@ fn apply(
             flatten(repo, &repo.find_tree(id).map_err(Failure::internal)?)?
         }
     };
+    for (from, to) in renamed {
+        let entry = after.remove(from).ok_or_else(|| bad("it renames a file that is not there"))?;
+        after.insert(to.to_vec(), entry);
+    }
     for (path, kind) in empty {
         match kind {
             Some(kind) => {
@@ -107,6 +112,18 @@ fn sections(text: &[u8]) -> Vec<&[u8]> {
     }
     let ends = starts.iter().skip(1).copied().chain([text.len()]);
     starts.iter().zip(ends).map(|(start, end)| &text[*start..end]).collect()
+}
+
+/// A section that moves a file as it is: from where, to where. `None`: it is another section, or its names are quoted.
+fn moved(section: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut lines = section.split(|byte| *byte == b'\n').skip(1);
+    if lines.next()? != b"similarity index 100%" {
+        return None;
+    }
+    let from = lines.next()?.strip_prefix(b"rename from ")?;
+    let to = lines.next()?.strip_prefix(b"rename to ")?;
+    let is_all = lines.all(<[u8]>::is_empty);
+    (is_all && !from.starts_with(b"\"") && !to.starts_with(b"\"")).then_some((from, to))
 }
 
 /// A section that makes or deletes an empty file: its path, and the kind that it becomes. `Some(None)`: its name cannot be

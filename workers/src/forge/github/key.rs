@@ -151,7 +151,7 @@ fn what_it_is(pasted: &str) -> &'static str {
             "the path of a file, not its content"
         }
         _ if pasted.bytes().all(|b| b.is_ascii_digit()) => "a number, such as the app's id",
-        _ if is_one_word && pasted.len() < 200 => "one short word, such as a webhook secret",
+        _ if is_one_word && pasted.len() < 100 => "one short word, such as a webhook secret",
         _ => "no PEM text: it has no BEGIN line",
     }
 }

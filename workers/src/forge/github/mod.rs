@@ -334,11 +334,13 @@ async fn permission_of(api: &Api, repo: &RepoName, login: &str, id: u64) -> Resu
     match collaborator(api, repo, login).await? {
         None => Ok(Permission::None),
         Some((found, permission)) if found == id => Ok(permission),
-        Some(_) => Err(Failure::new(
-            Code::PermissionDenied,
-            format!("The account that asked is not the one that is called {login} on GitHub now"),
-        )),
+        Some(_) => Err(another(login)),
     }
+}
+
+fn another(login: &str) -> Failure {
+    let message = format!("The account that asked is not the one that is called {login} on GitHub now");
+    Failure::new(Code::PermissionDenied, message)
 }
 
 /// The id of the account that is called so now, and what it may do.
@@ -370,8 +372,9 @@ async fn collaborator(api: &Api, repo: &RepoName, login: &str) -> Result<Option<
         "read" | "triage" => Permission::Read,
         _ => Permission::None,
     };
-    // An answer about nobody is not an answer about this account.
-    Ok(Some((answer.user.map_or(0, |user| user.id), permission)))
+    // An answer about nobody is no answer about this account.
+    let user = answer.user.ok_or_else(|| another(login))?;
+    Ok(Some((user.id, permission)))
 }
 
 /// What the owner of the credentials may do.

@@ -904,7 +904,7 @@ fn a_wrong_paste_is_named_and_never_quoted() {
         ("/etc/onramp/canary.pem".into(), "path of a file"),
         ("ssh-rsa canary".into(), "public SSH key"),
         ("canary canary".into(), "no PEM text"),
-        (STANDARD.encode("canary"), "no PEM text"),
+        (STANDARD.encode("canary"), "one short word"),
         (good[..600].into(), "END line is missing"),
         (armoured("PUBLIC KEY"), "a public key"),
         (armoured("CERTIFICATE"), "a certificate"),
