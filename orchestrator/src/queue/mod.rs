@@ -219,10 +219,10 @@ impl Queue {
         locked(&self.committer).take()
     }
 
-    /// One task for a worker, if one is ready now: [`WorkQueue::lease`] without the waiting.
+    /// One task for a worker, if one is ready now: [`tasks::WorkQueue::lease`] without the waiting.
     ///
     /// # Errors
-    /// As for [`WorkQueue::lease`].
+    /// As for [`tasks::WorkQueue::lease`].
     pub async fn lease_once(&self, worker: &WorkerName) -> Result<Option<(Task, Lease)>, QueueError> {
         Ok(self.grant(worker).await?.map(Grant::take).ok().flatten())
     }
