@@ -41,8 +41,9 @@ const TAIL_BYTES: usize = 8 << 10;
 ///     mirror: &workers::checkout::Mirror,
 ///     forge: &dyn workers::forge::Forge,
 ///     with: workers::publish::Publication<'_>,
+///     seal: &workers::publish::Seal<'_>,
 /// ) {
-///     let _ = workers::publish::publish(verified, mirror, forge, with).await;
+///     let _ = workers::publish::publish(verified, mirror, forge, with, seal).await;
 /// }
 /// ```
 ///
@@ -60,8 +61,9 @@ const TAIL_BYTES: usize = 8 << 10;
 ///     mirror: &workers::checkout::Mirror,
 ///     forge: &dyn workers::forge::Forge,
 ///     with: workers::publish::Publication<'_>,
+///     seal: &workers::publish::Seal<'_>,
 /// ) {
-///     let _ = workers::publish::publish(allowed, mirror, forge, with).await;
+///     let _ = workers::publish::publish(allowed, mirror, forge, with, seal).await;
 /// }
 /// ```
 #[derive(Debug, Clone)]
