@@ -162,7 +162,7 @@ codes! {
     /// The chat does not answer, or answers with its own error.
     ChatUnavailable = "E057", Infrastructure, 1, "It is tried again by itself; check the network and the chat's status if it goes on.";
     /// The chat refused the credentials, or the app lacks a permission there.
-    ChatRefused = "E058", Configuration, 4, "Check the tokens under [slack], and that the app is installed with the scopes of `onramp init slack`.";
+    ChatRefused = "E058", Configuration, 4, "Check the tokens under [slack], and that the app is installed with the scopes of `templates/slack_manifest.json`.";
     /// Another Onramp uses the same data directory.
     StoreLocked = "E060", Configuration, 5, "Stop the other one, or give this one its own --data-dir.";
     /// The task store is damaged and was not touched.
